@@ -1,0 +1,1 @@
+"""One file per data set or label format; each yields `Sample` records."""

@@ -1,0 +1,1 @@
+"""Foreign weights in, other formats out; imported only on demand."""

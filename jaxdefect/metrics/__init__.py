@@ -1,0 +1,1 @@
+"""Image-level, pixel-level and defect-level figures."""

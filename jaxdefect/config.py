@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -66,8 +65,8 @@ class SplitConfig:
     num_folds: int = 3
     test_fraction: float = 0.2  # of the groups, for kind "random"
     validation_fraction: float = 0.2  # of the groups that are left for training
-    num_positives: int | None = None  # training positives used; None: all
-    num_masks: int | None = None  # how many of those carry masks; None: all that have one
+    num_positives: int = -1  # training positives used; -1: all
+    num_masks: int = -1  # how many of those carry masks; -1: all that have one
     seed: int = 0
 
 
@@ -140,7 +139,7 @@ class Config:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Builds a checked `Config` from nested mappings (a ConfigDict too); what is not named keeps its default.
+    """Builds a checked `Config` from nested mappings; what is not named keeps its default.
 
     Raises:
       InputError: an unknown key (with the nearest name), a value of another type, or one out of range.
@@ -197,10 +196,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         near = difflib.get_close_matches(str(value), arguments, n=1)
         hint_text = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"{where} = {value!r}: must be one of {', '.join(map(repr, arguments))}{hint_text}")
-    if origin is types.UnionType:
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(arguments):
             raise InputError(f"{where} = {value!r}: must be {len(arguments)} values, e.g. (256, 1600)")
@@ -235,8 +230,8 @@ def _check_ranges(config: Config) -> None:
         require(0 <= value < 1, f"split.{name}", value, "in [0, 1)")
     for name in ("num_positives", "num_masks"):
         value = getattr(split, name)
-        require(value is None or value >= 0, f"split.{name}", value, "None (all) or a count of 0 or more")
-    if split.num_positives is not None and split.num_masks is not None and split.num_masks > split.num_positives:
+        require(value >= -1, f"split.{name}", value, "-1 (all) or a count of 0 or more")
+    if 0 <= split.num_positives < split.num_masks:
         raise InputError(
             f"config.split.num_masks = {split.num_masks}: more masks asked than positives "
             f"(config.split.num_positives = {split.num_positives}); lower one or raise the other"

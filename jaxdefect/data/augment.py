@@ -1,0 +1,91 @@
+"""Random changes of a training image and its mask together: geometry for both, photometry for the image alone."""
+
+import cv2
+import numpy as np
+
+from jaxdefect.config import AugmentConfig
+
+
+def augment(
+    image: np.ndarray, mask: np.ndarray, *, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Applies the transforms that `config` switches on, in a fixed order, every choice drawn from `rng`.
+
+    The geometry (flips, rotation by 90 degrees, affine) comes first and moves image and mask alike: the image is
+    interpolated linearly, the mask takes the nearest pixel, and both are mirrored beyond the border, so that no
+    artificial edge enters the image. Contrast, brightness and noise follow, on the image alone.
+
+    Args:
+      image: [H, W, C] float32 in [0, 1], C at most 4.
+      mask: [H, W] uint8 in {0, 1}.
+      config: which transforms, and how strong.
+      rng: the only source of randomness; the same state gives the same result.
+
+    Returns:
+      The changed image, [H, W, C] float32 in [0, 1], and mask, [H, W] uint8 in {0, 1}. The inputs are not written to;
+      with everything off the outputs equal them.
+    """
+    image, mask = _flip(image, mask, config, rng)
+    image, mask = _rotate90(image, mask, config, rng)
+    image, mask = _affine(image, mask, config, rng)
+    image = _photometry(image, config, rng)
+    return np.clip(image, 0.0, 1.0), np.ascontiguousarray(mask)
+
+
+def _flip(
+    image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    if not config.flip:
+        return image, mask
+    for axis in (0, 1):
+        if rng.random() < 0.5:
+            image, mask = np.flip(image, axis), np.flip(mask, axis)
+    return image, mask
+
+
+def _rotate90(
+    image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A quarter turn; the network's input size is fixed, so a turned oblong is stretched back to it."""
+    if not config.rotate90 or rng.random() >= 0.5:
+        return image, mask
+    height, width, channels = image.shape
+    image, mask = np.ascontiguousarray(np.rot90(image)), np.ascontiguousarray(np.rot90(mask))
+    if height != width:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+        # NEAREST_EXACT shares its pixel centres with LINEAR; plain NEAREST is off by up to half a pixel.
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return image, mask
+
+
+def _affine(
+    image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation and zoom about the centre, then a shift."""
+    if not (config.affine_degrees or config.affine_scale or config.affine_shift):
+        return image, mask
+    height, width, channels = image.shape
+    angle_degrees = rng.uniform(-1, 1) * config.affine_degrees
+    zoom = 1 + rng.uniform(-1, 1) * config.affine_scale
+    shift = rng.uniform(-1, 1, 2) * config.affine_shift * (width, height)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_degrees, zoom)
+    matrix[:, 2] += shift
+    border = cv2.BORDER_REFLECT_101
+    size = (width, height)
+    image = cv2.warpAffine(np.ascontiguousarray(image), matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
+    mask = cv2.warpAffine(np.ascontiguousarray(mask), matrix, size, flags=cv2.INTER_NEAREST, borderMode=border)
+    return image.reshape(height, width, channels), mask
+
+
+def _photometry(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Contrast about the mean, brightness, noise; clipped only once, by the caller."""
+    if config.contrast:
+        factor = np.float32(1 + rng.uniform(-1, 1) * config.contrast)
+        mean = image.mean(dtype=np.float64).astype(np.float32)
+        image = (image - mean) * factor + mean
+    if config.brightness:
+        image = image + np.float32(rng.uniform(-1, 1) * config.brightness)
+    if config.noise:
+        deviation = np.float32(rng.uniform(0, config.noise))
+        image = image + deviation * rng.standard_normal(image.shape, dtype=np.float32)
+    return image

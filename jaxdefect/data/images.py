@@ -1,0 +1,216 @@
+"""Image files: decode any gray or colour, 8 or 16 bit file to float32 in [0, 1]; sizes, resizing, probability maps."""
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxdefect.types import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+# Start-of-frame markers hold the size; 0xC4, 0xC8 and 0xCC lie in their range but mean something else.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SCAN = 0xDA
+_HEADER_BYTES = 65536
+
+
+def read_image(path: Path, *, num_channels: int) -> np.ndarray:
+    """Reads an image as [H, W, num_channels] float32 in [0, 1].
+
+    Gray and colour (RGB order) are converted into each other as asked; alpha is dropped; 8 bit is divided by 255 and
+    16 bit by 65535; a floating-point TIFF is taken as it is. The pixels come as stored: a rotation noted in EXIF is
+    not applied, since a mask has none.
+
+    Args:
+      path: a PNG, JPEG, BMP or TIFF file.
+      num_channels: 1 (gray) or 3 (colour).
+
+    Raises:
+      InputError: the file is missing, empty, truncated or not an image, or its values are not 8 or 16 bit or in [0, 1].
+    """
+    # A JPEG stores luminance: taking it as it is saves a quarter of the decoding, and a rounding to RGB and back.
+    is_luminance_enough = num_channels == 1 and path.suffix.lower() in (".jpg", ".jpeg")
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION if is_luminance_enough else cv2.IMREAD_UNCHANGED
+    return _to_unit_range(_to_channels(decode(path, flags=flags), num_channels), path)
+
+
+def decode(path: Path, *, flags: int) -> np.ndarray:
+    """Decodes an image file with OpenCV's `flags` into [H, W] or [H, W, channels] (BGR), type as stored.
+
+    OpenCV fills what a truncated file lacks with gray and says nothing, so the end of the data is checked first.
+
+    Raises:
+      InputError: the file is missing, empty, truncated or not an image.
+    """
+    data = _read_bytes(path)
+    cause = _truncation(data)
+    if cause:
+        raise InputError(f"{path}: truncated image ({cause}); copy the file again")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise InputError(f"{path}: OpenCV cannot decode this image: {error.err}") from error
+    if pixels is None:
+        raise InputError(
+            f"{path}: not an image that OpenCV can decode ({len(data)} bytes, broken or of another format); "
+            f"wanted is one of {', '.join(IMAGE_SUFFIXES)}"
+        )
+    return pixels
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file, from its header where that is simple (PNG, JPEG, BMP), else by decoding.
+
+    Raises:
+      InputError: the file is missing, empty, or not an image.
+    """
+    data = _read_bytes(path, limit=_HEADER_BYTES)
+    size = _size_from_header(data)
+    if size is None and len(data) == _HEADER_BYTES:  # a JPEG may carry a colour profile or preview before the size
+        size = _size_from_header(_read_bytes(path))
+    if size is None:
+        height, width = decode(path, flags=cv2.IMREAD_UNCHANGED).shape[:2]
+        size = height, width
+    return size
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes [H, W] or [H, W, C] to height x width: by area average when both sides shrink, else bilinearly."""
+    if image.shape[:2] == (height, width):
+        return image
+    is_shrinking = height <= image.shape[0] and width <= image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if is_shrinking else cv2.INTER_LINEAR)
+    return resized.reshape(height, width, *image.shape[2:])  # OpenCV drops a channel axis of length 1
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes gray [H, W] or RGB [H, W, 3] uint8 pixels in the format of the path's suffix, whole or not at all.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    _write(path, image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def write_probability(path: Path, probability: np.ndarray) -> None:
+    """Writes a map [H, W] in [0, 1] as a 16-bit PNG or TIFF, 65535 for 1, whole or not at all.
+
+    Raises:
+      ValueError: a value is not in [0, 1].
+      InputError: the file cannot be written.
+    """
+    if not (probability.min() >= 0 and probability.max() <= 1):  # false for NaN too
+        raise ValueError(f"probabilities in [0, 1] wanted, not [{probability.min()}, {probability.max()}]")
+    _write(path, np.round(probability * 65535.0).astype(np.uint16))
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    is_encoded, data = cv2.imencode(path.suffix, pixels)
+    if not is_encoded:
+        raise InputError(f"{path}: cannot be encoded as {path.suffix}")
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_bytes(data.tobytes())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _read_bytes(path: Path, *, limit: int = -1) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such image file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the image: {error.strerror}") from error
+    if not data:
+        raise InputError(f"{path}: the image file is empty (0 bytes); copy the file again")
+    return data
+
+
+def _to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
+    """Decoded pixels, gray or BGR or BGR with alpha, as [H, W, num_channels]; three channels are RGB."""
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., np.newaxis], num_channels, axis=2)
+    colors = np.ascontiguousarray(pixels[..., :3])
+    if num_channels == 3:
+        return colors[..., ::-1]
+    return cv2.cvtColor(colors, cv2.COLOR_BGR2GRAY)[..., np.newaxis]
+
+
+def _to_unit_range(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Pixels of any supported type as contiguous float32 in [0, 1]."""
+    if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
+        return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    if pixels.dtype == np.float32 or pixels.dtype == np.float64:
+        low, high = pixels.min(), pixels.max()
+        if not (low >= 0 and high <= 1):
+            raise InputError(f"{path}: floating-point values must lie in [0, 1], not [{low:g}, {high:g}]; rescale them")
+        return np.ascontiguousarray(pixels, dtype=np.float32)
+    raise InputError(f"{path}: pixels of type {pixels.dtype}; wanted are 8 or 16 bit unsigned, or float in [0, 1]")
+
+
+def _truncation(data: bytes) -> str:
+    """What the file's end lacks, or an empty string if nothing that can be told from outside."""
+    if data.startswith(_JPEG_START):
+        scan = next((offset for marker, offset in _jpeg_segments(data) if marker == _JPEG_SCAN), None)
+        # The search starts behind the headers, where an embedded preview may have an end marker of its own.
+        if scan is None or data.find(_JPEG_END, scan) < 0:
+            return f"JPEG without its end marker after {len(data)} bytes"
+    elif data.startswith(_PNG_START):
+        if _PNG_END not in data:
+            return f"PNG without its IEND chunk after {len(data)} bytes"
+    elif _is_windows_bmp(data):
+        start, (width, height), (bits, compression) = _bmp_header(data)
+        wanted = start + (width * bits + 31) // 32 * 4 * abs(height)
+        if compression == 0 and len(data) < wanted:
+            return f"BMP of {len(data)} bytes where its header asks for {wanted}"
+    return ""
+
+
+def _size_from_header(data: bytes) -> tuple[int, int] | None:
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        return height, width
+    if _is_windows_bmp(data):
+        _, (width, height), _ = _bmp_header(data)
+        return abs(height), width
+    if data.startswith(_JPEG_START):
+        for marker, offset in _jpeg_segments(data):
+            if marker in _JPEG_FRAMES and offset + 9 <= len(data):
+                height, width = struct.unpack_from(">HH", data, offset + 5)
+                return height, width
+    return None
+
+
+def _is_windows_bmp(data: bytes) -> bool:
+    """Whether this is a BMP with the usual header of 40 bytes or more (the older OS/2 one is laid out otherwise)."""
+    return data.startswith(b"BM") and len(data) >= 34 and struct.unpack_from("<I", data, 14)[0] >= 40
+
+
+def _bmp_header(data: bytes) -> tuple[int, tuple[int, int], tuple[int, int]]:
+    """Where the pixels start, (width, height; negative if stored top-down), (bits per pixel, compression)."""
+    (start,) = struct.unpack_from("<I", data, 10)
+    width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
+    return start, (width, height), (bits, compression)
+
+
+def _jpeg_segments(data: bytes) -> list[tuple[int, int]]:
+    """(marker, offset of the marker) of every header segment, up to the first scan or the end of the data."""
+    segments, offset = [], 2
+    while offset + 4 <= len(data) and data[offset] == 0xFF:
+        marker = data[offset + 1]
+        if marker == 0xFF:  # fill byte
+            offset += 1
+            continue
+        segments.append((marker, offset))
+        if marker == _JPEG_SCAN:
+            break
+        (length,) = struct.unpack_from(">H", data, offset + 2)
+        offset += 2 + length
+    return segments

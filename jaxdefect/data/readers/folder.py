@@ -1,0 +1,139 @@
+"""Reader of a plain folder: `images/` and `masks/` paired by name, or one `labels.csv`."""
+
+import concurrent.futures
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxdefect.data import annotation, images
+from jaxdefect.types import InputError, Sample
+
+_LABELS = {"0": 0, "good": 0, "ok": 0, "1": 1, "defective": 1, "defect": 1, "bad": 1}
+_COLUMNS = ("image", "label", "mask", "group", "classes")
+_NUM_THREADS = 8
+_NUM_LISTED = 5
+
+
+def read(root: Path) -> list[Sample]:
+    """Reads `root/labels.csv` if there is one, else `root/images/` with `root/masks/`.
+
+    `labels.csv` has the columns image, label (0 or 1, also good or defective) and, if wanted, mask, group, classes
+    (separated by spaces); paths are relative to `root`. A defective image without a mask is known at image level only.
+    The id is the image's path without its suffix (in `images/`: its name), the group by default the id.
+
+    In `masks/` every image has a mask of the same name; an image is defective where its mask has a pixel above 0.
+
+    Raises:
+      InputError: no images; an image without a mask or the reverse; two images of one id; a wrong row of `labels.csv`;
+        a mask that cannot be read, is of another size than its image, or contradicts the label.
+    """
+    if (root / "labels.csv").is_file():
+        return _read_table(root)
+    return _read_pairs(root)
+
+
+def _read_pairs(root: Path) -> list[Sample]:
+    image_paths, mask_paths = _by_stem(root / "images"), _by_stem(root / "masks")
+    if not image_paths:
+        raise InputError(
+            f"{root}: no labels.csv and no images in {root / 'images'}; config.data.root must name a folder with "
+            "images/ and masks/, or with labels.csv"
+        )
+    if missing := [path for stem, path in image_paths.items() if stem not in mask_paths]:
+        raise InputError(
+            f"{root / 'masks'}: no mask for {_listed(missing)}; give an image without a defect a mask that is all "
+            "zero, or write labels.csv (columns image, label, mask), where a mask may be left out"
+        )
+    if orphans := [path for stem, path in mask_paths.items() if stem not in image_paths]:
+        raise InputError(f"{root / 'images'}: no image for the mask of {_listed(orphans)}; add it or remove the mask")
+    pairs = [(path, mask_paths[stem]) for stem, path in image_paths.items()]
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+        labels = list(pool.map(lambda pair: _has_defect(*pair), pairs))
+    return [
+        Sample(id=image.stem, image=image, mask=mask, label=int(label), group=image.stem)
+        for (image, mask), label in zip(pairs, labels, strict=True)
+    ]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix.lower() not in images.IMAGE_SUFFIXES:
+            continue
+        if (other := paths.setdefault(path.stem, path)) != path:
+            raise InputError(f"{path}: duplicate id {path.stem!r}, {other.name} has it too; rename or remove one")
+    return paths
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:_NUM_LISTED])
+    return names if len(paths) <= _NUM_LISTED else f"{names} and {len(paths) - _NUM_LISTED} more"
+
+
+def _has_defect(image: Path, mask: Path) -> bool:
+    height, width = images.image_size(image)
+    sample = Sample(id=image.stem, image=image, mask=mask, label=1, group="")
+    return bool(annotation.load_mask(sample, height=height, width=width).any())
+
+
+def _read_table(root: Path) -> list[Sample]:
+    table = root / "labels.csv"
+    samples: list[tuple[int, Sample]] = []
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        try:
+            header = reader.fieldnames or []
+            if unknown := [name for name in header if name not in _COLUMNS]:
+                raise InputError(f"{table}, line 1: unknown column {unknown[0]!r}; known are {', '.join(_COLUMNS)}")
+            if lacking := [name for name in _COLUMNS[:2] if name not in header]:
+                raise InputError(f"{table}, line 1: the column {lacking[0]!r} is missing; wanted are image, label")
+            for row in reader:
+                if None in row or None in row.values():
+                    raise InputError(f"{table}, line {reader.line_num}: as many columns as the header's wanted")
+                samples.append((reader.line_num, _row_sample(root, row, f"{table}, line {reader.line_num}")))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{table}, after line {reader.line_num}: not a CSV text file: {error}") from error
+    if not samples:
+        raise InputError(f"{table}: no rows below the header; list one image per line")
+    lines: dict[str, int] = {}
+    for line, sample in samples:
+        if (other := lines.setdefault(sample.id, line)) != line:
+            raise InputError(f"{table}, line {line}: duplicate id {sample.id!r}, it stands in line {other} too")
+    _check_masks(samples, table)
+    return [sample for _, sample in samples]
+
+
+def _row_sample(root: Path, row: dict[str, str], source: str) -> Sample:
+    word = row["label"].strip().lower()
+    if word not in _LABELS:
+        raise InputError(f"{source}: label {row['label']!r} must be 0 (good) or 1 (defective)")
+    name = row["image"].strip()
+    image, mask = root / name, row.get("mask", "").strip()
+    if not name or not image.is_file():
+        raise InputError(f"{source}: the image {name!r} does not exist under {root}")
+    if mask and not (root / mask).is_file():
+        raise InputError(f"{source}: the mask {mask!r} does not exist under {root}; leave the field empty for no mask")
+    id = Path(name).with_suffix("").as_posix()
+    return Sample(
+        id=id,
+        image=image,
+        mask=root / mask if mask else None,
+        label=_LABELS[word],
+        group=row.get("group", "").strip() or id,
+        classes=tuple(sorted(set(row.get("classes", "").split()))),
+    )
+
+
+def _check_masks(samples: Sequence[tuple[int, Sample]], table: Path) -> None:
+    """Holds every mask against its label: a contradiction is a slip in one of the two."""
+
+    def problem(item: tuple[int, Sample]) -> str:
+        line, sample = item
+        if not isinstance(sample.mask, Path) or _has_defect(sample.image, sample.mask) == bool(sample.label):
+            return ""
+        found = "marks a defect" if sample.label == 0 else "is empty"
+        return f"{table}, line {line}: the label is {sample.label} but the mask {sample.mask} {found}; correct one"
+
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+        if problems := [text for text in pool.map(problem, samples) if text]:
+            raise InputError(problems[0] + (f" ({len(problems)} such lines)" if len(problems) > 1 else ""))

@@ -1,0 +1,65 @@
+"""The thresholds that turn scores and maps into decisions, kept beside the weights they were chosen for."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxdefect.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Thresholds chosen for one checkpoint of a run.
+
+    `threshold`: an image is defective when its score >= this. `pixel_threshold`: the same for a pixel's probability.
+    `source`: "validation", or "train" when the split has no validation images to choose on; then the decisions look
+    better on the training images than they will on new ones. `checkpoint_step`: the weights it was chosen with.
+    """
+
+    threshold: float
+    pixel_threshold: float
+    source: str
+    checkpoint_step: int
+
+
+def calibration_path(workdir: Path) -> Path:
+    """Where a run keeps its calibration."""
+    return Path(workdir) / "calibration.json"
+
+
+def save(calibration: Calibration, workdir: Path) -> None:
+    """Writes `<workdir>/calibration.json` whole or not at all."""
+    path = calibration_path(workdir)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(dataclasses.asdict(calibration), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def load(workdir: Path) -> Calibration | None:
+    """The run's calibration; None when it has none yet.
+
+    Raises:
+      InputError: the file is there but is not a calibration.
+    """
+    path = calibration_path(workdir)
+    if not path.exists():
+        return None
+    try:
+        return _from_json(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: not a calibration ({type(error).__name__}: {error}); delete the file and run "
+            f"`python -m launch.evaluate --workdir={workdir}`, which writes it anew"
+        ) from error
+
+
+def _from_json(values: dict[str, Any]) -> Calibration:
+    threshold, pixel_threshold = float(values["threshold"]), float(values["pixel_threshold"])
+    for name, value in (("threshold", threshold), ("pixel_threshold", pixel_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} = {value} is not in [0, 1]")
+    if values["source"] not in ("validation", "train"):
+        raise ValueError(f"source = {values['source']!r} is neither 'validation' nor 'train'")
+    return Calibration(threshold, pixel_threshold, values["source"], int(values["checkpoint_step"]))

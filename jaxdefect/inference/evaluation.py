@@ -1,0 +1,270 @@
+"""Runs a predictor over labelled samples: the thresholds to decide by, and what a report needs to judge the rest."""
+
+import collections
+import dataclasses
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from jaxdefect.config import Config, DataConfig
+from jaxdefect.data.annotation import load_mask
+from jaxdefect.data.images import read_image, resize_image
+from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.thresholds import best_f1_threshold
+from jaxdefect.metrics.pixel import NUM_BINS, best_pixel_threshold, pixel_counts, pixel_histogram
+from jaxdefect.overlay import map_to_image_size
+from jaxdefect.types import InputError, Sample
+
+# Decoding threads; OpenCV releases the interpreter lock, and more than a few only wait for the network.
+_NUM_READERS = 4
+# When no positive of the calibration set has a mask, nothing says where a pixel turns defective.
+_DEFAULT_PIXEL_THRESHOLD = 0.5
+
+
+class BatchPredictor(Protocol):
+    """What evaluation asks of a predictor (`jaxdefect.inference.predictor.Predictor` is one)."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def checkpoint_step(self) -> int: ...
+
+    def predict_batch(self, images: np.ndarray, *, pad_to: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """[B, H, W, C] float32 in [0, 1] -> finite scores [B] and probability maps [B, h, w], both in [0, 1]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class GalleryEntry:
+    """An image worth showing: its sample, score, and probability map [h, w] uint8 (255 for 1) as the network gave it.
+
+    `stride`: network input pixels per cell of the map.
+    `error` in [-1, 1] says how wrong the decision is: above 0 (or 0 for a false alarm right at the threshold) when
+    wrong, below when right, in fractions of the way from the threshold to the end of the range of scores.
+    """
+
+    sample: Sample
+    score: float
+    is_predicted: bool
+    error: float
+    probability: np.ndarray
+    stride: int
+
+    @property
+    def verdict(self) -> str:
+        """ "missed", "false_alarm" or "correct"."""
+        if self.is_predicted == bool(self.sample.label):
+            return "correct"
+        return "false_alarm" if self.is_predicted else "missed"
+
+
+@dataclasses.dataclass(frozen=True)
+class GallerySize:
+    """How many images a gallery holds: the worst, and the most clearly right of either class beside them."""
+
+    worst: int = 60
+    best_of_each: int = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a predictor said of N samples.
+
+    `ids` N, `labels` [N] int, `scores` [N] float64. `counts` [3] int64: pixel true positives, false positives, false
+    negatives at the calibration's pixel threshold, over the `num_masked` positives with masks and all negatives.
+    `gallery`: worst first.
+    """
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+    num_masked: int
+    gallery: tuple[GalleryEntry, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    sample: Sample
+    score: float
+    probability: np.ndarray  # [h, w] as the network gave it
+    stride: int
+    upsampled: np.ndarray  # [H, W] at network input size
+    mask: np.ndarray | None  # [H, W] uint8; None for a positive without pixel labels
+
+
+def calibrate(
+    predictor: BatchPredictor,
+    samples: Sequence[Sample],
+    *,
+    source: str,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Chooses the thresholds of best F1, of images and of pixels, on `samples`.
+
+    Without a mask on any positive the pixel threshold is 0.5.
+
+    Args:
+      predictor: gives scores and maps.
+      samples: at least one defective and, to be of use, good ones.
+      source: what the samples are, "validation" or "train"; goes into the calibration.
+      batch_size: images per call of the predictor.
+      on_progress: called with the number of images done after each batch.
+
+    Raises:
+      InputError: no defective image among the samples, or an image or mask cannot be read.
+    """
+    if not any(sample.label for sample in samples):
+        raise InputError(
+            f"no defective image among the {len(samples)} of the {source} set: no threshold can be chosen; "
+            "give the split at least one"
+        )
+    labels, scores = [], []
+    histogram = np.zeros((2, NUM_BINS), np.int64)
+    for scored in _score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
+        labels.append(scored.sample.label)
+        scores.append(scored.score)
+        if scored.mask is not None:
+            histogram += pixel_histogram(scored.upsampled, scored.mask)
+    return Calibration(
+        threshold=best_f1_threshold(np.array(labels), np.array(scores)),
+        pixel_threshold=best_pixel_threshold(histogram) if histogram[1].any() else _DEFAULT_PIXEL_THRESHOLD,
+        source=source,
+        checkpoint_step=predictor.checkpoint_step,
+    )
+
+
+def evaluate(
+    predictor: BatchPredictor,
+    samples: Sequence[Sample],
+    *,
+    calibration: Calibration,
+    batch_size: int,
+    gallery_size: GallerySize = GallerySize(),
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Scores all samples, counts pixels, and keeps the maps of the gallery's images only.
+
+    Pixels are compared at network input size: the map upsampled (`overlay.map_to_image_size`), against the annotation as it is (not
+    dilated), resized to the nearest pixel. A positive without a mask is left out of the pixel counts.
+
+    Args:
+      predictor: gives scores and maps.
+      samples: what to evaluate; at least one.
+      calibration: the thresholds to decide by.
+      batch_size: images per call of the predictor.
+      gallery_size: how many images to keep for the report.
+      on_progress: called with the number of images done after each batch.
+
+    Raises:
+      InputError: no samples, or an image or mask cannot be read.
+    """
+    if not samples:
+        raise InputError("no images to evaluate: this part of the split is empty")
+    ids, labels, scores = [], [], []
+    counts, num_masked = np.zeros(3, np.int64), 0
+    gallery: list[GalleryEntry] = []
+    for scored in _score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
+        ids.append(scored.sample.id)
+        labels.append(scored.sample.label)
+        scores.append(scored.score)
+        if scored.mask is not None:
+            counts += pixel_counts(scored.upsampled, scored.mask, calibration.pixel_threshold)
+            num_masked += scored.sample.label
+        # Choosing among the chosen and the new is choosing among all: a choice never comes back from being dropped.
+        gallery = select_gallery([*gallery, _gallery_entry(scored, calibration.threshold)], size=gallery_size)
+    return Evaluation(tuple(ids), np.array(labels), np.array(scores), counts, num_masked, tuple(gallery))
+
+
+def select_gallery(entries: Iterable[GalleryEntry], *, size: GallerySize) -> list[GalleryEntry]:
+    """The entries to show, worst first.
+
+    Up to `size.worst` of the worst: wrong decisions first, and if there are too many, at least half of the places to
+    either kind as long as it can fill them; then the right ones nearest to being wrong. Besides, the
+    `size.best_of_each` that are most clearly right of either class.
+    """
+    ranked = sorted(entries, key=lambda entry: (entry.verdict == "correct", -entry.error, entry.sample.id))
+    missed = [entry for entry in ranked if entry.verdict == "missed"]
+    false_alarms = [entry for entry in ranked if entry.verdict == "false_alarm"]
+    correct = [entry for entry in ranked if entry.verdict == "correct"]
+    half = size.worst // 2
+    num_missed = min(len(missed), max(size.worst - len(false_alarms), half))
+    num_false_alarms = min(len(false_alarms), size.worst - num_missed)
+    chosen = missed[:num_missed] + false_alarms[:num_false_alarms]
+    chosen += correct[: size.worst - len(chosen)]
+    for label in (1, 0):
+        of_class = (entry for entry in correct if entry.sample.label == label)
+        chosen += heapq.nsmallest(size.best_of_each, of_class, key=lambda entry: (entry.error, entry.sample.id))
+    chosen_ids = {entry.sample.id for entry in chosen}
+    return [entry for entry in ranked if entry.sample.id in chosen_ids]
+
+
+def _gallery_entry(scored: _Scored, threshold: float) -> GalleryEntry:
+    is_predicted = bool(scored.score >= threshold)
+    room = (1 - threshold) if is_predicted else threshold
+    certainty = abs(scored.score - threshold) / room if room > 0 else 0.0
+    error = -certainty if is_predicted == bool(scored.sample.label) else certainty
+    probability = np.round(np.clip(scored.probability, 0, 1) * 255).astype(np.uint8)
+    return GalleryEntry(scored.sample, scored.score, is_predicted, error, probability, scored.stride)
+
+
+def _score(
+    predictor: BatchPredictor,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None,
+) -> Iterator[_Scored]:
+    """Every sample with its score, map and mask, in order; images are decoded while the network computes."""
+    data = predictor.config.data
+    height, width = data.image_size
+    num_done = 0
+    for batch in _read_batches(samples, data=data, batch_size=batch_size):
+        images = np.stack([image for _, image, _ in batch])
+        # Padded to one size: the last batch, if short, does not compile anew.
+        scores, probabilities = predictor.predict_batch(images, pad_to=batch_size)
+        for (sample, _, mask), score, probability in zip(batch, scores, probabilities, strict=True):
+            stride = height // probability.shape[0]
+            upsampled = map_to_image_size(probability, height, width, stride=stride)
+            yield _Scored(sample, float(score), probability, stride, upsampled, mask)
+        num_done += len(batch)
+        if on_progress:
+            on_progress(num_done)
+
+
+_Read = tuple[Sample, np.ndarray, np.ndarray | None]
+
+
+def _read_batches(samples: Sequence[Sample], *, data: DataConfig, batch_size: int) -> Iterator[list[_Read]]:
+    """Lists of `batch_size` decoded samples (the last may be shorter), read ahead by one batch."""
+    with futures.ThreadPoolExecutor(_NUM_READERS) as readers:
+        waiting: collections.deque[futures.Future[_Read]] = collections.deque()
+        remaining = iter(samples)
+        try:
+            while True:
+                for sample in remaining:
+                    waiting.append(readers.submit(_read, sample, data))
+                    if len(waiting) >= 2 * batch_size:
+                        break
+                if not waiting:
+                    return
+                yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+        finally:  # an unreadable image ends the run at once, not after all that was queued
+            readers.shutdown(cancel_futures=True)
+
+
+def _read(sample: Sample, data: DataConfig) -> _Read:
+    """The sample's image and mask at network input size."""
+    image = read_image(sample.image, num_channels=data.num_channels)
+    resized = resize_image(image, *data.image_size)
+    if sample.label and sample.mask is None:
+        return sample, resized, None
+    mask = load_mask(sample, height=image.shape[0], width=image.shape[1])
+    height, width = data.image_size
+    return sample, resized, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -1,0 +1,90 @@
+"""Which images a folder, a file or a pattern means, and names for their results that cannot collide."""
+
+import glob
+import os
+from pathlib import Path
+
+from jaxdefect.data.images import IMAGE_SUFFIXES
+from jaxdefect.types import InputError
+
+MAP_FOLDER, OVERLAY_FOLDER = "maps", "overlays"
+
+
+def find_images(source: str | os.PathLike, *, out: Path) -> dict[str, Path]:
+    """The images that `source` means, sorted, each under an id of its own.
+
+    The id is the path below the folder searched, with its suffix and with "/" between its parts ("a/x.png"): no two
+    images share one, and an image keeps its id whatever else stands in the folder. Hidden files are passed over, and
+    so are the results of an earlier run in `out`.
+
+    Args:
+      source: a folder (searched with its subfolders for the known image suffixes), one file, or a pattern with
+        `*`, `?`, `[...]` and `**`; what exists under that very name is not taken for a pattern.
+      out: the folder for the results.
+
+    Returns:
+      Paths by id.
+
+    Raises:
+      InputError: nothing is there, no image is in it, or it is the folder for the results itself.
+    """
+    text = os.fspath(source)
+    if os.path.isdir(text):
+        if os.path.realpath(text) == os.path.realpath(out):
+            raise InputError(f"{text}: holds the images and cannot take the results too; give another output folder")
+        root, paths = text, _below(text)
+    elif os.path.exists(text):
+        root, paths = os.path.dirname(text), [text]
+    elif glob.has_magic(text):
+        root, paths = _fixed_part(text), _matching(text)
+    else:
+        raise InputError(f"{text or '(empty)'}: no such file or folder; give a folder, an image, or a quoted pattern")
+    if not paths:
+        raise InputError(f"{text}: no image there; looked for files ending in {', '.join(IMAGE_SUFFIXES)}")
+    results = [os.path.realpath(out / name) + os.sep for name in (MAP_FOLDER, OVERLAY_FOLDER)]
+    images = {
+        Path(os.path.relpath(path, root or os.curdir)).as_posix(): Path(path)
+        for path in paths
+        if not os.path.realpath(path).startswith(tuple(results))
+    }
+    if not images:
+        raise InputError(f"{text}: holds only results of an earlier run in {out}; give the images themselves")
+    return dict(sorted(images.items()))
+
+
+def result_path(folder: str, image_id: str, suffix: str) -> str:
+    """Where an image's result goes, below the output folder: the whole id with `suffix` appended.
+
+    The image's own suffix stays in the name, so that the results of x.png and x.jpg are kept apart.
+    """
+    return f"{folder}/{image_id}{suffix}"
+
+
+def _below(root: str) -> list[str]:
+    paths = []
+    for folder, subfolders, names in os.walk(root, onerror=_refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths += [os.path.join(folder, name) for name in names if _is_image(name) and not name.startswith(".")]
+    return paths
+
+
+def _matching(pattern: str) -> list[str]:
+    if os.pardir in pattern[len(_fixed_part(pattern)) :].split(os.sep):  # would lead out of the folder of the results
+        raise InputError(f"{pattern}: '..' after a wildcard; write the pattern without it")
+    return [path for path in glob.iglob(pattern, recursive=True) if _is_image(path) and os.path.isfile(path)]
+
+
+def _fixed_part(pattern: str) -> str:
+    """The leading folders of a pattern that hold no wildcard; "" for the current folder."""
+    folder = os.path.dirname(pattern)
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}); check its permissions")

@@ -1,0 +1,72 @@
+"""Image-level metrics: ranking quality, and the decisions at one threshold."""
+
+from typing import Any
+
+import numpy as np
+from sklearn import metrics as sklearn_metrics
+
+
+def image_metrics(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -> dict[str, Any]:
+    """Ranking and decision metrics of image scores; an image is predicted defective when score >= threshold.
+
+    Average precision and ROC AUC are scikit-learn's. What is undefined is None (JSON null): with only one class
+    present there is no ranking of one class against the other, so `average_precision` and `roc_auc`; without
+    positives `recall` and `false_positives_at_full_recall`; without a positive prediction `precision`; without
+    either `f1`.
+
+    Args:
+      labels: [N] of 0 (good) and 1 (defective).
+      scores: [N] float, larger is more probably defective.
+      threshold: the smallest score that is predicted defective.
+
+    Returns:
+      num_images, num_defective, average_precision, roc_auc, f1, precision, recall, threshold, false_positives,
+      false_negatives and false_positives_at_full_recall: the negatives that score at least as high as the
+      lowest-scoring positive, that is the false alarms of the highest threshold that misses no defect.
+
+    Raises:
+      ValueError: no images, labels other than 0 and 1, scores that are not finite, or lengths that differ.
+    """
+    labels, scores = checked_scores(labels, scores)
+    is_defective = labels == 1
+    predicted = scores >= threshold
+    true_positives = int(np.sum(predicted & is_defective))
+    false_positives = int(np.sum(predicted & ~is_defective))
+    false_negatives = int(np.sum(~predicted & is_defective))
+    num_defective = int(is_defective.sum())
+    has_both = 0 < num_defective < len(labels)
+    return {
+        "num_images": len(labels),
+        "num_defective": num_defective,
+        "average_precision": float(sklearn_metrics.average_precision_score(labels, scores)) if has_both else None,
+        "roc_auc": float(sklearn_metrics.roc_auc_score(labels, scores)) if has_both else None,
+        "f1": _ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
+        "precision": _ratio(true_positives, true_positives + false_positives),
+        "recall": _ratio(true_positives, num_defective),
+        "threshold": float(threshold),
+        "false_positives": false_positives,
+        "false_negatives": false_negatives,
+        "false_positives_at_full_recall": (
+            int(np.sum(scores[~is_defective] >= scores[is_defective].min())) if num_defective else None
+        ),
+    }
+
+
+def checked_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`labels` as int [N] and `scores` as float64 [N], or a ValueError that names the first entry that is wrong."""
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"labels {labels.shape} and scores {scores.shape}: two vectors of one length are wanted")
+    if not len(labels):
+        raise ValueError("no images: at least one label and score are wanted")
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise ValueError(f"score {bad[0]} is {scores[bad[0]]}: scores must be finite")
+    bad = np.flatnonzero((labels != 0) & (labels != 1))
+    if len(bad):
+        raise ValueError(f"label {bad[0]} is {labels[bad[0]]}: labels must be 0 or 1")
+    return labels.astype(int), scores
+
+
+def _ratio(numerator: int, denominator: int) -> float | None:
+    return numerator / denominator if denominator else None

@@ -1,0 +1,112 @@
+"""SegDecNet: a segmentation network at 1/8 resolution and a decision network on top of it.
+
+Three published systems are options of this one module:
+- Tabernik et al. 2019, two-stage: `decision_input="relu"`, `initializer="normal"`.
+- Božič et al. 2021, joint: the defaults; the code they published: `num_first_convs=1, norm="feature_official"`.
+- Bi et al. 2022, steel: `kernels="atrous", attention=True`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdefect.config import SegDecConfig
+from jaxdefect.models.layers import ConvNorm, SqueezeExcitation
+from jaxdefect.types import InputError
+
+STRIDE = 8  # input pixels per pixel of the segmentation map
+MIN_SIZE = 64  # the decision network halves the map three more times
+
+
+def _kernel_init(config: SegDecConfig) -> nn.initializers.Initializer:
+    return nn.initializers.normal(0.01) if config.initializer == "normal" else nn.initializers.xavier_normal()
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+class Segmentation(nn.Module):
+    """Image [B, H, W, C] -> features [B, H/8, W/8, 1024] and logit map [B, H/8, W/8, 1] (Tabernik 2019, table 1)."""
+
+    config: SegDecConfig
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        config = self.config
+        is_atrous, dtype, init = config.kernels == "atrous", jnp.dtype(config.dtype), _kernel_init(config)
+        kernel, dilation = (3, 2) if is_atrous else (5, 1)
+        x = image.astype(dtype)
+        number = 0
+        for features, num_convs in ((32, config.num_first_convs), (64, 3), (64, 4)):
+            for _ in range(num_convs):
+                number += 1
+                x = ConvNorm(features, kernel, dilation, config.norm, init, dtype, name=f"conv{number}")(x, train=train)
+                if config.attention and features == 64:
+                    x = SqueezeExcitation(config.attention_reduction, dtype, name=f"attention{number}")(x)
+            x = _max_pool(x)
+        kernel, dilation = (3, 7) if is_atrous else (15, 1)
+        x = ConvNorm(1024, kernel, dilation, config.norm, init, dtype, name=f"conv{number + 1}")(x, train=train)
+        logit = ConvNorm(
+            1,
+            1,
+            1,
+            config.norm,
+            init,
+            dtype,
+            is_logit=True,
+            trains_bias=config.norm != "feature_official",
+            name="logit",
+        )(x, train=train)
+        return x, logit
+
+
+class Decision(nn.Module):
+    """Features and logit map of the segmentation network -> decision logit [B] (Tabernik 2019, section 3.2)."""
+
+    config: SegDecConfig
+
+    @nn.compact
+    def __call__(self, features: jax.Array, logit_map: jax.Array, *, train: bool) -> jax.Array:
+        config = self.config
+        kernel, dilation = (3, 2) if config.kernels == "atrous" else (5, 1)
+        dtype, init = jnp.dtype(config.dtype), _kernel_init(config)
+        if config.decision_input == "relu":
+            logit_map = nn.relu(logit_map)
+        x = jnp.concatenate([features, logit_map], axis=-1)
+        for number, channels in enumerate((8, 16, 32), start=1):
+            x = _max_pool(x)
+            x = ConvNorm(channels, kernel, dilation, config.norm, init, dtype, name=f"conv{number}")(x, train=train)
+        x, logit_map = x.astype(jnp.float32), logit_map.astype(jnp.float32)
+        pooled = [f(y, axis=(1, 2)) for y in (x, logit_map) for f in (jnp.max, jnp.mean)]
+        return nn.Dense(1, kernel_init=init, name="head")(jnp.concatenate(pooled, axis=-1))[:, 0]
+
+
+class SegDec(nn.Module):
+    """Image [B, H, W, C] in [0, 1] -> {"segmentation": logits [B, H/8, W/8, 1], "decision": logits [B]}, float32.
+
+    Raises:
+      InputError: H or W is not a multiple of 8, or below 64.
+    """
+
+    config: SegDecConfig
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        check_size(image.shape[1], image.shape[2])
+        features, logit_map = Segmentation(self.config, name="segmentation")(image, train=train)
+        inputs = (features, logit_map)
+        if self.config.stop_gradient:
+            inputs = jax.lax.stop_gradient(inputs)
+        decision = Decision(self.config, name="decision")(*inputs, train=train)
+        return {"segmentation": logit_map.astype(jnp.float32), "decision": decision}
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises InputError, naming the nearest valid size, unless both are multiples of 8 and at least 64."""
+    nearest = tuple(max(MIN_SIZE, round(side / STRIDE) * STRIDE) for side in (height, width))
+    if (height, width) != nearest and (height % STRIDE or width % STRIDE or min(height, width) < MIN_SIZE):
+        raise InputError(
+            f"image size {height}x{width} (height x width): both must be multiples of {STRIDE} of at least {MIN_SIZE}; "
+            f"the nearest valid size is {nearest[0]}x{nearest[1]}"
+        )

@@ -1,0 +1,284 @@
+"""Evaluates a run and writes what a person and a script need: metrics.json, scores.csv, plots and one HTML page."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from jaxdefect.data import readers
+from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.evaluation import BatchPredictor, Evaluation, calibrate, evaluate
+from jaxdefect.inference.predictor import Predictor
+from jaxdefect.inference.thresholds import best_f1_threshold
+from jaxdefect.metrics.image import image_metrics
+from jaxdefect.metrics.pixel import pixel_f1, pixel_iou
+from jaxdefect.reports import gallery, plots
+from jaxdefect.training import runs
+from jaxdefect.types import InputError, Sample, Split
+
+SPLITS = ("test", "validation", "train")
+_ORACLE_NOTE = "oracle: the best threshold for these very images, chosen with their labels; a bound, not a result"
+# What was trained at some batch size can be evaluated at it; below this a GPU idles between images.
+_MIN_BATCH_SIZE = 4
+
+
+def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str | None = None) -> dict[str, Any]:
+    """Evaluates a trained run on a part of its split and writes `<workdir>/evaluation/<part>/`.
+
+    The thresholds are those of `calibration.json`; if there are none, or they belong to other weights, they are
+    chosen on the validation images (`calibrate_run`) and written there.
+
+    Args:
+      workdir: the run's directory.
+      part: "test", "validation" or "train".
+      checkpoint: "best", "last", a step, or None for the one that the run's config selects.
+
+    Returns:
+      The content of metrics.json.
+
+    Raises:
+      InputError: not a run, an unknown or empty part, no such checkpoint, or images missing or unreadable.
+    """
+    run = runs.load(workdir)
+    samples = readers.read(run.config.data)
+    chosen = select_samples(samples, split=run.split, part=part)
+    predictor = Predictor.load(run.workdir, checkpoint=checkpoint)
+    batch_size = max(_MIN_BATCH_SIZE, run.config.training.batch_size)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        calibration = calibrations.load(run.workdir)
+        if calibration is None or calibration.checkpoint_step != predictor.checkpoint_step:
+            calibration = calibrate_run(predictor, samples, split=run.split, batch_size=batch_size, progress=progress)
+            calibrations.save(calibration, run.workdir)
+        task = progress.add_task(f"Evaluating {part}", total=len(chosen))
+        evaluation = evaluate(
+            predictor,
+            chosen,
+            calibration=calibration,
+            batch_size=batch_size,
+            on_progress=lambda num_done: progress.update(task, completed=num_done),
+        )
+    metrics = evaluation_metrics(evaluation, calibration, part=part, workdir=run.workdir)
+    write_report(
+        evaluation,
+        metrics,
+        directory=report_directory(run.workdir, part),
+        num_channels=run.config.data.num_channels,
+    )
+    return metrics
+
+
+def select_samples(samples: Sequence[Sample], *, split: Split, part: str) -> list[Sample]:
+    """The samples of one part of a split, in the split's order.
+
+    Raises:
+      InputError: an unknown or empty part, or an id of the split that the data set lacks.
+    """
+    if part not in SPLITS:
+        raise InputError(f"split {part!r}: must be one of {', '.join(SPLITS)}")
+    ids: tuple[str, ...] = getattr(split, part)
+    if not ids:
+        filled = ", ".join(name for name in SPLITS if getattr(split, name)) or "none"
+        raise InputError(f"the run's split has no {part} images; parts that have some: {filled}")
+    by_id = {sample.id: sample for sample in samples}
+    missing = [id_ for id_ in ids if id_ not in by_id]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(ids)} {part} images of the run's split are not in the data set any more, "
+            f"e.g. {missing[0]!r}; put the data back as it was when the run was trained"
+        )
+    return [by_id[id_] for id_ in ids]
+
+
+def calibrate_run(
+    predictor: BatchPredictor, samples: Sequence[Sample], *, split: Split, batch_size: int, progress: Progress
+) -> Calibration:
+    """Thresholds from the validation images or, where those hold no defect to choose by, from the training images.
+
+    Of the training images only the masks that the run was allowed to see are used.
+    """
+    labels = {sample.id: sample.label for sample in samples}
+    source = "validation" if any(labels.get(id_) for id_ in split.validation) else "train"
+    chosen = select_samples(samples, split=split, part=source)
+    if source == "train":
+        masked = set(split.masked)
+        chosen = [
+            dataclasses.replace(sample, mask=None) if sample.label and sample.id not in masked else sample
+            for sample in chosen
+        ]
+    task = progress.add_task(f"Choosing the threshold on {source}", total=len(chosen))
+    return calibrate(
+        predictor,
+        chosen,
+        source=source,
+        batch_size=batch_size,
+        on_progress=lambda num_done: progress.update(task, completed=num_done),
+    )
+
+
+def evaluation_metrics(
+    evaluation: Evaluation, calibration: Calibration, *, part: str, workdir: Path | str
+) -> dict[str, Any]:
+    """The content of metrics.json: image and pixel metrics, the oracle threshold's, and what they were made with.
+
+    Figures that are undefined (a class or all masks missing) are None.
+    """
+    labels, scores = evaluation.labels, evaluation.scores
+    oracle = None
+    if labels.any():
+        best = image_metrics(labels, scores, threshold=best_f1_threshold(labels, scores))
+        oracle = {"note": _ORACLE_NOTE}
+        oracle |= {key: best[key] for key in ("threshold", "f1", "false_positives", "false_negatives")}
+    has_masks = evaluation.num_masked > 0
+    return {
+        "split": part,
+        **image_metrics(labels, scores, threshold=calibration.threshold),
+        "threshold_source": calibration.source,
+        "pixel_iou": pixel_iou(evaluation.counts) if has_masks else None,
+        "pixel_f1": pixel_f1(evaluation.counts) if has_masks else None,
+        "pixel_threshold": calibration.pixel_threshold,
+        "num_defective_with_mask": evaluation.num_masked,
+        "oracle": oracle,
+        "checkpoint_step": calibration.checkpoint_step,
+        "config": str(Path(workdir) / "config.json"),
+        "versions": runs.versions(),
+    }
+
+
+def report_directory(workdir: Path | str, part: str) -> Path:
+    """Where the evaluation of a part of a run's split lies."""
+    return Path(workdir) / "evaluation" / part
+
+
+def write_report(evaluation: Evaluation, metrics: dict[str, Any], *, directory: Path, num_channels: int) -> None:
+    """Writes metrics.json, scores.csv, precision_recall.png, score_histogram.png and report.html into `directory`.
+
+    Every file is written under a temporary name and renamed, so that a reader never sees half of one; metrics.json,
+    which says that the rest is there, comes last. What an earlier evaluation wrote is replaced.
+
+    Raises:
+      InputError: `directory` cannot be written, or an image of the gallery cannot be read any more.
+    """
+    labels, scores, threshold = evaluation.labels, evaluation.scores, metrics["threshold"]
+    figures = {
+        "precision_recall": plots.precision_recall(labels, scores, threshold=threshold),
+        "score_histogram": plots.score_histogram(labels, scores, threshold=threshold),
+    }
+    cards = [gallery.card(entry, num_channels=num_channels) for entry in evaluation.gallery]
+    files = {"scores.csv": scores_csv(evaluation, threshold=threshold).encode()}
+    files |= {f"{name}.png": plots.to_png(figure) for name, figure in figures.items()}
+    svgs = {name: plots.to_svg(figure, name=name.replace("_", "-")) for name, figure in figures.items()}
+    files["report.html"] = render_html(metrics, cards, figures=svgs).encode()
+    files["metrics.json"] = (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            temporary = directory / f".{name}.{os.getpid()}"
+            temporary.write_bytes(data)
+            os.replace(temporary, directory / name)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot write the report: {error.strerror}") from error
+
+
+def scores_csv(evaluation: Evaluation, *, threshold: float) -> str:
+    """id,label,score,prediction of every image; scores with all their digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "label", "score", "prediction"])
+    for id_, label, score in zip(evaluation.ids, evaluation.labels, evaluation.scores, strict=True):
+        writer.writerow([id_, int(label), repr(float(score)), int(score >= threshold)])
+    return text.getvalue()
+
+
+def render_html(metrics: dict[str, Any], cards: Sequence[gallery.Card], *, figures: dict[str, str]) -> str:
+    """The report as one page that needs no other file: `cards` worst first, `figures` as SVG elements by name."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxdefect.reports", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    num_good = metrics["num_images"] - metrics["num_defective"]
+    is_wide = bool(cards) and float(np.median([card.width / card.height for card in cards])) > 2
+    return environment.get_template("evaluation.html").render(
+        metrics=metrics,
+        num_good=num_good,
+        num_correct=metrics["num_images"] - metrics["false_positives"] - metrics["false_negatives"],
+        cards=cards,
+        layout="wide" if is_wide else "compact",
+        figures=figures,
+        notes=_notes(metrics),
+    )
+
+
+def metrics_table(metrics: dict[str, Any]) -> Table:
+    """The figures of metrics.json as a table for the terminal."""
+    num_good = metrics["num_images"] - metrics["num_defective"]
+    title = f"{metrics['split']}: {metrics['num_images']} images, {metrics['num_defective']} defective"
+    table = Table(title=title, show_header=False)
+    rows = [
+        ("average precision", _percent(metrics["average_precision"])),
+        ("ROC AUC", _percent(metrics["roc_auc"])),
+        ("F1", _percent(metrics["f1"])),
+        ("missed defects", f"{metrics['false_negatives']} of {metrics['num_defective']}"),
+        ("false alarms", f"{metrics['false_positives']} of {num_good}"),
+        ("threshold", f"{metrics['threshold']:.6g}, chosen on {metrics['threshold_source']} images"),
+    ]
+    if metrics["num_defective"]:
+        oracle = metrics["oracle"]
+        rows += [
+            ("false alarms at full recall", f"{metrics['false_positives_at_full_recall']} of {num_good}"),
+            ("pixel IoU, F1", f"{_percent(metrics['pixel_iou'])}, {_percent(metrics['pixel_f1'])}"),
+            (
+                "oracle (threshold from these labels)",
+                f"F1 {_percent(oracle['f1'])}, {oracle['false_negatives']} missed, "
+                f"{oracle['false_positives']} false alarms",
+            ),
+        ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _notes(metrics: dict[str, Any]) -> list[str]:
+    """What a reader must know before believing the figures."""
+    notes = []
+    if metrics["threshold_source"] == "train":
+        notes.append(
+            "The threshold was chosen on the training images, because the split has no defective validation image. "
+            "The network knows those images, so on new ones it may miss more defects or raise more false alarms."
+        )
+    if metrics["threshold_source"] == metrics["split"]:
+        notes.append("These are the images that the threshold was chosen on, so the decisions look better than they are.")
+    elif metrics["split"] == "train":
+        notes.append("These are the images that the network was trained on: the figures say nothing about new ones.")
+    if metrics["num_defective"] in (0, metrics["num_images"]):
+        missing = "defective" if not metrics["num_defective"] else "good"
+        notes.append(f"There is no {missing} image here, so average precision and ROC AUC are undefined.")
+    elif not metrics["num_defective_with_mask"]:
+        notes.append("No defective image here has a mask, so the pixel figures are undefined.")
+    return notes
+
+
+def _percent(value: float | None) -> str:
+    """0.98765 as "98.8 %"; never rounded up to 100 or down to 0; "n/a" for None."""
+    if value is None:
+        return "n/a"
+    text = f"{100 * value:.1f}"
+    if text == "100.0" and value < 1:
+        text = "99.9"
+    if text == "0.0" and value > 0:
+        text = "0.1"
+    return f"{text} %"

@@ -1,0 +1,102 @@
+"""The curves of an evaluation: precision over recall, and where good and defective images score."""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn import metrics as sklearn_metrics
+
+GOOD_COLOR, DEFECTIVE_COLOR, THRESHOLD_COLOR = "#2f9e6e", "#e0533d", "#6b7fd7"
+# Stands for the colour of text and axes; as SVG it becomes `currentColor`, so that the page's theme decides.
+_INK = "#454a54"
+_NUM_BINS = 40
+# What would differ from run to run or points to the network.
+_NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
+
+
+def precision_recall(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -> Figure:
+    """Precision over recall with the operating point of `threshold`; says so where a class is missing.
+
+    Args:
+      labels: [N] of 0 and 1.
+      scores: [N] float.
+      threshold: images that score at least this are predicted defective.
+    """
+    figure, axes = _figure("recall", "precision")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+    if not 0 < np.sum(labels) < len(labels):
+        axes.text(0.5, 0.5, "needs good and defective images", ha="center", va="center", color=_INK)
+        return figure
+    precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
+    axes.fill_between(recall, precision, step="post", color=THRESHOLD_COLOR, alpha=0.12, linewidth=0)
+    axes.step(recall, precision, where="post", color=THRESHOLD_COLOR, linewidth=2)
+    predicted = scores >= threshold
+    if predicted.any():
+        point = float(np.sum(labels[predicted]) / np.sum(labels)), float(np.mean(labels[predicted]))
+        axes.plot(*point, "o", color=DEFECTIVE_COLOR, markersize=8, label="at the threshold", clip_on=False)
+        axes.legend(loc="lower left", frameon=False, labelcolor=_INK)
+    return figure
+
+
+def score_histogram(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -> Figure:
+    """How many good and defective images have which score (counts logarithmic), with the threshold.
+
+    Args:
+      labels: [N] of 0 and 1.
+      scores: [N] float.
+      threshold: images that score at least this are predicted defective.
+    """
+    figure, axes = _figure("score", "images")
+    low, high = min(scores.min(), threshold), max(scores.max(), threshold)
+    margin = 0.02 * (high - low) or 0.01
+    edges = np.linspace(low, high, _NUM_BINS + 1) if high > low else np.array([low - margin, high + margin])
+    for label, name, color in ((0, "good", GOOD_COLOR), (1, "defective", DEFECTIVE_COLOR)):
+        counts, _ = np.histogram(scores[labels == label], bins=edges)
+        # Up from half an image, so that a single one still shows on the logarithmic axis.
+        axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=color, alpha=0.55, label=name)
+    axes.axvline(threshold, color=THRESHOLD_COLOR, linewidth=1.6, linestyle="--", label=f"threshold {threshold:.4g}")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.5)
+    axes.set_xlim(edges[0] - margin, edges[-1] + margin)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, labelcolor=_INK)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG on white."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150, facecolor="white")
+    return data.getvalue()
+
+
+def to_svg(figure: Figure, *, name: str) -> str:
+    """The figure as an `<svg>` element to put into a page: transparent, in the page's font and text colour.
+
+    `name` keeps the ids of several figures in one page apart; the same figure and name give the same text.
+    """
+    data = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(data, format="svg", transparent=True, metadata=_NO_METADATA)
+    text = data.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    # Matplotlib names what it draws ("figure_1", "axes_1") alike in every figure.
+    return text.replace('<g id="', f'<g id="{name}-').replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
+
+
+def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    # No pyplot: it keeps figures and picks a backend for the whole process.
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel(y_label, color=_INK)
+    axes.tick_params(which="both", colors=_INK, length=3)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_INK)
+    axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes

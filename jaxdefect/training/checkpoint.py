@@ -1,0 +1,159 @@
+"""Checkpoints: the only file that imports Orbax.
+
+A checkpoint has two parts: "variables", what evaluation and prediction use (averaged weights where there are any), and
+"training", what only a resumed training needs. Kept are the last two and the best by validation AP.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxdefect import models
+from jaxdefect.config import Config
+from jaxdefect.training.state import TrainState, evaluation_variables
+from jaxdefect.types import InputError
+
+METRIC = "average_precision"
+_FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run; saving goes on in the background and a checkpoint appears only when whole."""
+
+    manager: ocp.CheckpointManager
+
+    def latest_step(self) -> int | None:
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
+        """Starts saving; `metrics` holds the validation AP when this step has been validated."""
+        training = {"stage_step": state.stage_step, "optimizer": state.optimizer, "balance": state.balance}
+        if state.ema_params is not None:
+            training["params"] = state.params
+        parts = ocp.args.Composite(
+            variables=ocp.args.StandardSave(evaluation_variables(state)), training=ocp.args.StandardSave(training)
+        )
+        self.manager.save(step, args=parts, metrics=dict(metrics) if metrics else None, force=True)
+
+    def restore(self, step: int, template: TrainState) -> TrainState:
+        """The state saved at `step`; `template` is a fresh one of the same stage."""
+        training = {"stage_step": template.stage_step, "optimizer": template.optimizer, "balance": template.balance}
+        if template.ema_params is not None:
+            training["params"] = template.params
+        parts = ocp.args.Composite(
+            variables=ocp.args.StandardRestore(_abstract(evaluation_variables(template))),
+            training=ocp.args.StandardRestore(_abstract(training)),
+        )
+        restored = self.manager.restore(step, args=parts)
+        variables, training = restored["variables"], restored["training"]
+        has_average = template.ema_params is not None
+        return TrainState(
+            stage_step=training["stage_step"],
+            params=training["params"] if has_average else variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            optimizer=training["optimizer"],
+            balance=training["balance"],
+            ema_params=variables["params"] if has_average else None,
+        )
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def open_checkpoints(workdir: Path, *, read_only: bool = False) -> Checkpoints:
+    """The checkpoints under a run's directory."""
+
+    def average_precision(metrics: Mapping[str, float]) -> float:
+        return metrics[METRIC]
+
+    options = ocp.CheckpointManagerOptions(
+        best_fn=average_precision,
+        preservation_policy=policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(2),
+                policies.BestN(get_metric_fn=average_precision, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        ),
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+    )
+    return Checkpoints(ocp.CheckpointManager((workdir / _FOLDER).absolute(), options=options))
+
+
+def restore_variables(workdir: Path, *, config: Config, which: str | int | None = None) -> tuple[dict[str, Any], int]:
+    """The variables for evaluation, and the step that they come from.
+
+    Args:
+      workdir: a run's directory.
+      config: the run's config.
+      which: "best" (by validation AP; the last where none was validated), "last", a step, or None:
+        `config.training.select`.
+
+    Raises:
+      InputError: no such checkpoint, or one of another architecture.
+    """
+    which = config.training.select if which is None else which
+    if not (workdir / _FOLDER).is_dir():
+        raise InputError(f"{workdir}: holds no checkpoint; train first: python -m launch.train --workdir={workdir} ...")
+    checkpoints = open_checkpoints(workdir, read_only=True)
+    manager = checkpoints.manager
+    step = _find_step(manager, which, workdir)
+    module = models.build(config.model)
+    template = jax.eval_shape(lambda: models.init(module, num_channels=config.data.num_channels, seed=0))
+    _check_architecture(manager, step, template, workdir)
+    parts = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(template)))
+    variables = manager.restore(step, args=parts)["variables"]
+    checkpoints.close()
+    return variables, step
+
+
+def num_bytes(module: nn.Module, config: Config) -> int:
+    """An upper estimate of what one checkpoint takes on disk."""
+    template = jax.eval_shape(lambda: models.init(module, num_channels=config.data.num_channels, seed=0))
+    copies = 1 + bool(config.training.ema_decay) + {"momentum": 1, "adam": 2, "adamw": 2}.get(config.optimizer.name, 0)
+    return copies * sum(4 * leaf.size for leaf in jax.tree.leaves(template))
+
+
+def _find_step(manager: ocp.CheckpointManager, which: str | int, workdir: Path) -> int:
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise InputError(f"{workdir / _FOLDER}: holds no finished checkpoint; let the training run on")
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        best = manager.best_step()
+        return steps[-1] if best is None else best
+    if not str(which).isdigit() or int(which) not in steps:
+        raise InputError(f"checkpoint {which!r} of {workdir}: choose best, last or one of the steps {steps}")
+    return int(which)
+
+
+def _check_architecture(manager: ocp.CheckpointManager, step: int, template: Any, workdir: Path) -> None:
+    stored = manager.item_metadata(step)["variables"]
+    stored = getattr(stored, "tree", stored)
+    have = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(stored, sep="/").items()}
+    want = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(template, sep="/").items()}
+    if have != want:
+        lines = [
+            f"  {path}: checkpoint {have.get(path, 'lacks it')}, config wants {want.get(path, 'none')}"
+            for path in sorted(have.keys() | want.keys())
+            if have.get(path) != want.get(path)
+        ]
+        raise InputError(
+            f"{workdir}: checkpoint {step} is of another architecture than the config's model; {len(lines)} parameters "
+            "differ:\n" + "\n".join(lines[:10])
+        )
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

@@ -1,0 +1,67 @@
+"""Where a training's figures go: metrics.jsonl, TensorBoard events, and a progress bar."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import rich.console
+import rich.progress
+from tensorboardX import SummaryWriter
+
+CONSOLE = rich.console.Console(stderr=True, soft_wrap=True)
+
+
+class MetricWriter:
+    """Appends figures to `metrics.jsonl` and to TensorBoard events; on resuming, forgets what lies after `step`."""
+
+    def __init__(self, workdir: Path, *, step: int):
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) is not None and _step_of(line) <= step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(path)
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, kind: str, values: Mapping[str, float | None]) -> None:
+        """One line {"step", "kind", values...}; in TensorBoard "kind/name"."""
+        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """An RGB image [H, W, 3] uint8, in TensorBoard."""
+        self._events.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line, None for one that a kill cut off."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return None
+
+
+def progress(*, total: int, done: int) -> tuple[rich.progress.Progress, rich.progress.TaskID]:
+    """A progress bar over steps: remaining time, and a free text of figures; drawn on terminals only."""
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("eta"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[figures]}"),
+        console=CONSOLE,
+        disable=not sys.stderr.isatty(),
+    )
+    return bar, bar.add_task("training", total=total, completed=done, figures="")

@@ -1,0 +1,233 @@
+"""The training loop. Order of start: the run's directory, its data, the model, then its last checkpoint or fresh weights.
+
+The loop never waits for the step that it has just dispatched: it reads the figures of the one before.
+"""
+
+import dataclasses
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdefect import models
+from jaxdefect.config import Config
+from jaxdefect.data import checks, images, pipeline, readers
+from jaxdefect.training import checkpoint, runs, state, step, validation
+from jaxdefect.training.logging import CONSOLE, MetricWriter, progress
+from jaxdefect.types import InputError, Sample
+
+_CHECKPOINTS_AT_ONCE = 4  # the last two, the best, and the one being written
+
+
+class Interruption:
+    """Turns the first Ctrl-C or SIGTERM into a flag that the loop looks at; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> "Interruption":
+        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, self._old[number])
+        CONSOLE.print("stopping after this step, with a checkpoint…")
+
+
+@dataclasses.dataclass
+class Session:
+    """What the parts of one training share; only `pending` changes."""
+
+    run: runs.Run
+    module: nn.Module
+    mesh: Mesh
+    checkpoints: checkpoint.Checkpoints
+    writer: MetricWriter
+    validate: validation.Validate | None
+    steps_per_epoch: int
+    pending: tuple[int, step.Metrics] | None = None
+
+
+def train(config: Config, workdir: Path) -> int:
+    """Trains, or resumes, the run in `workdir`, up to its end.
+
+    Returns:
+      0 when finished, 128 + the signal's number when interrupted (then the same call resumes).
+
+    Raises:
+      InputError: bad data or settings, before anything is compiled; or a loss that is not finite.
+    """
+    checks.check_writable(workdir)
+    runs.check_config(workdir, config)
+    module = models.build(config.model)
+    checks.check_disk(workdir, needed_bytes=_CHECKPOINTS_AT_ONCE * checkpoint.num_bytes(module, config))
+    samples = readers.read(config.data)
+    run = runs.open_run(workdir, config, samples)
+    by_id = {sample.id: sample for sample in samples}
+    train_samples = [by_id[id] for id in run.split.train]
+    num_positives = sum(sample.label for sample in train_samples)
+    steps_per_epoch = pipeline.steps_per_epoch(num_positives, batch_size=config.training.batch_size)
+    stages = state.stages(config, steps_per_epoch=steps_per_epoch)
+    batches = pipeline.training_batches(
+        samples,
+        run.split,
+        config.data,
+        batch_size=config.training.batch_size,
+        num_epochs=config.training.epochs * len(stages),
+        seed=config.training.seed,
+    )
+    _describe(run, train_samples, num_steps=len(batches))
+
+    checkpoints = checkpoint.open_checkpoints(workdir)
+    mesh = step.device_mesh(config.training.batch_size)
+    start, current = _restore_or_init(module, config, stages, checkpoints)
+    current = jax.device_put(current, NamedSharding(mesh, PartitionSpec()))
+    validation_samples = [by_id[id] for id in run.split.validation]
+    session = Session(
+        run=run,
+        module=module,
+        mesh=mesh,
+        checkpoints=checkpoints,
+        writer=MetricWriter(workdir, step=start),
+        validate=validation.make_validation(module, config, validation_samples, mesh=mesh) if validation_samples else None,
+        steps_per_epoch=steps_per_epoch,
+    )
+    try:
+        with Interruption() as interruption:
+            for stage in stages:
+                if start >= stage.end:
+                    continue
+                if start == stage.start and start > 0:
+                    current = state.next_stage(current, config, stage)
+                start, current = _train_stage(session, stage, start, current, batches, interruption)
+                if interruption.signal is not None:
+                    return 128 + interruption.signal
+    finally:
+        checkpoints.close()
+        session.writer.close()
+    return 0
+
+
+def _train_stage(
+    session: Session,
+    stage: state.Stage,
+    start: int,
+    current: state.TrainState,
+    batches: pipeline.Batches,
+    interruption: Interruption,
+) -> tuple[int, state.TrainState]:
+    """Steps [start, stage.end); returns the step reached and the state there."""
+    config = session.run.config
+    compiled = step.make_step(session.module, config, stage, mesh=session.mesh)
+    per_epoch = session.steps_per_epoch
+    bar, task = progress(total=stage.end, done=start)
+    bar.update(task, description=stage.name)
+    clock, since = time.monotonic(), start
+    reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
+    with bar:
+        for number in range(start + 1, stage.end + 1):
+            current, metrics = compiled(current, step.place(next(reader), session.mesh))
+            figures = _flush(session)
+            session.pending = (number, metrics)
+            if figures is not None:
+                speed = (number - since) * config.training.batch_size / (time.monotonic() - clock)
+                bar.update(task, completed=number - 1, figures=_summary(figures, speed))
+            is_last, is_epoch_end = number == stage.end, number % per_epoch == 0
+            epoch = number // per_epoch
+            is_interrupted = interruption.signal is not None
+            if is_epoch_end or is_interrupted:
+                figures = _flush(session)
+                speed = (number - since) * config.training.batch_size / (time.monotonic() - clock)
+                if not is_interrupted and figures is not None:
+                    CONSOLE.print(f"{stage.name} step {number}/{stage.end} epoch {epoch}: {_summary(figures, speed)}")
+                validated = None
+                if not is_interrupted and (is_last or epoch % config.training.validate_every_epochs == 0):
+                    validated = _validate(session, number, current)
+                if is_last or is_interrupted or validated or epoch % config.training.checkpoint_every_epochs == 0:
+                    session.checkpoints.save(number, current, metrics=validated)
+                clock, since = time.monotonic(), number
+            if is_interrupted:
+                CONSOLE.print(f"stopped after step {number}, checkpoint saved; the same command resumes there")
+                return number, current
+    return stage.end, current
+
+
+def _flush(session: Session) -> dict[str, float] | None:
+    """Reads, checks and writes down the figures of the last step dispatched.
+
+    Raises:
+      InputError: one of them is not finite.
+    """
+    if session.pending is None:
+        return None
+    number, metrics = session.pending
+    session.pending = None
+    figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    session.writer.write(number, "train", figures)
+    if not (math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])):
+        session.checkpoints.manager.wait_until_finished()
+        last = session.checkpoints.latest_step()
+        kept = f"the last good checkpoint is that of step {last}" if last else "there is no checkpoint yet"
+        raise InputError(
+            f"step {number}: loss {figures['loss']}, gradient norm {figures['gradient_norm']}: not finite, training stopped; "
+            f"{kept}; {validation.ADVICE}"
+        )
+    return figures
+
+
+def _validate(session: Session, number: int, current: state.TrainState) -> dict[str, float] | None:
+    """Validates, writes figures and overlays; the AP for the choice of the best checkpoint, None where there is none."""
+    if session.validate is None:
+        return None
+    figures, strips = session.validate(state.evaluation_variables(current))
+    session.writer.write(number, "validation", figures)
+    folder = session.run.workdir / "overlays" / f"step_{number:06d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, strip in enumerate(strips):
+        images.write_image(folder / f"{i}.png", strip)
+        session.writer.image(number, f"validation/{i}", strip)
+    score = figures["average_precision"]
+    CONSOLE.print(
+        f"validation at step {number}: "
+        + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
+    )
+    return None if score is None else {checkpoint.METRIC: score}
+
+
+def _restore_or_init(
+    module: nn.Module, config: Config, stages: tuple[state.Stage, ...], checkpoints: checkpoint.Checkpoints
+) -> tuple[int, state.TrainState]:
+    """The step reached so far and the state there."""
+    latest = checkpoints.latest_step()
+    if latest is None:
+        return 0, state.initial_state(module, config, stages[0])
+    stage = next(stage for stage in stages if stage.start < latest <= stage.end)
+    CONSOLE.print(f"resuming after step {latest}")
+    return latest, checkpoints.restore(latest, state.initial_state(module, config, stage))
+
+
+def _summary(figures: dict[str, float], speed: float) -> str:
+    return (
+        f"loss {figures['loss']:.4f} (segmentation {figures['segmentation_loss']:.4f} x {figures['segmentation_weight']:.2f}, "
+        f"decision {figures['decision_loss']:.4f} x {figures['decision_weight']:.3g}), {speed:.1f} images/s"
+    )
+
+
+def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int) -> None:
+    positives = sum(sample.label for sample in train_samples)
+    CONSOLE.print(
+        f"{run.workdir}: {positives} positives ({len(run.split.masked)} with masks) and {len(train_samples) - positives} "
+        f"negatives to train on, {len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
+        f"{num_steps} steps of {run.config.training.batch_size} on {jax.local_device_count()} x "
+        f"{jax.local_devices()[0].device_kind}"
+    )

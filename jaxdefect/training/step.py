@@ -1,0 +1,108 @@
+"""The compiled training step. It knows a model, a stage and a loss, not a paper."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdefect import losses, schedules
+from jaxdefect.config import Config, LossConfig
+from jaxdefect.training.state import Stage, TrainState, merge_params, optimizer, split_params
+
+Arrays = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Arrays], tuple[TrainState, Metrics]]
+
+
+def device_mesh(batch_size: int) -> Mesh:
+    """One axis, "data", over as many local devices as divide the batch evenly."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return Mesh(devices[:count], ("data",))
+
+
+def place(batch: Mapping[str, Any], mesh: Mesh) -> Arrays:
+    """Sends a batch's numbers to the devices, parted along the batch axis; ids stay behind."""
+    numbers = {key: value for key, value in batch.items() if key != "id"}
+    return jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def total_loss(
+    outputs: Mapping[str, jax.Array], batch: Arrays, *, config: LossConfig, weights: schedules.Weights
+) -> tuple[jax.Array, Metrics]:
+    """w_seg * reduce(has_mask * L_seg) + w_dec * reduce(L_dec) over the batch, and its parts, unweighted."""
+    segmentation = losses.segmentation_loss(
+        outputs["segmentation"], batch["mask"], weight=batch["weight"], kind=config.segmentation
+    )
+    target = batch["label"]
+    if config.decision_target == "mask_max":
+        target = jnp.where(batch["has_mask"] > 0, jnp.max(batch["mask"], axis=(1, 2, 3)), target)
+    decision = losses.decision_loss(outputs["decision"], target)
+    segmentation = batch["has_mask"] * segmentation
+    reduce = jnp.sum if config.reduction == "sum" else jnp.mean
+    loss = weights[0] * reduce(segmentation) + weights[1] * reduce(decision)
+    parts = {
+        "segmentation_loss": jnp.sum(segmentation) / jnp.maximum(jnp.sum(batch["has_mask"]), 1.0),
+        "decision_loss": jnp.mean(decision),
+    }
+    return loss, parts
+
+
+def make_step(module: nn.Module, config: Config, stage: Stage, *, mesh: Mesh | None = None) -> Step:
+    """Compiles (state, batch) -> (state, metrics) for one stage; the state is donated.
+
+    The batch holds image, mask, weight, label, has_mask (see `jaxdefect.types.Batch`). Metrics are scalars: loss,
+    segmentation_loss, decision_loss (unweighted means), the two weights, learning_rate, gradient_norm.
+    """
+    transform = optimizer(config.optimizer, num_steps=stage.end - stage.start)
+    rate = schedules.learning_rate(config.optimizer, num_steps=stage.end - stage.start)
+
+    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
+        weights = stage.balance.weights(state.balance, state.stage_step)
+        trained, frozen = split_params(state.params, stage.trainable)
+
+        def objective(trained: dict[str, Any]) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
+            variables = {"params": merge_params(trained, frozen), "batch_stats": state.batch_stats}
+            outputs, updated = module.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+            loss, parts = total_loss(outputs, batch, config=config.loss, weights=weights)
+            return loss, (parts, dict(updated).get("batch_stats", {}))
+
+        (loss, (parts, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
+        updates, optimizer_state = transform.update(gradients, state.optimizer, trained)
+        params = merge_params(optax.apply_updates(trained, updates), frozen)
+        difference = parts["segmentation_loss"] - config.loss.decision_weight * parts["decision_loss"]
+        new_state = TrainState(
+            stage_step=state.stage_step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            optimizer=optimizer_state,
+            balance=stage.balance.update(state.balance, state.stage_step, difference),
+            ema_params=_average(state, params, config.training.ema_decay),
+        )
+        metrics = {
+            "loss": loss,
+            **parts,
+            "segmentation_weight": jnp.asarray(weights[0], jnp.float32),
+            "decision_weight": jnp.asarray(weights[1], jnp.float32),
+            "learning_rate": jnp.asarray(rate(state.stage_step), jnp.float32),
+            "gradient_norm": optax.global_norm(gradients),
+        }
+        return new_state, metrics
+
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    replicated, parted = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    return jax.jit(step, donate_argnums=0, in_shardings=(replicated, parted), out_shardings=replicated)
+
+
+def _average(state: TrainState, params: dict[str, Any], decay: float) -> dict[str, Any] | None:
+    """Exponential moving average, with a decay of at most (1 + n) / (10 + n) so that it forgets the initial weights."""
+    if state.ema_params is None:
+        return None
+    count = state.stage_step.astype(jnp.float32)
+    decay_now = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+    return jax.tree.map(lambda old, new: old + (1.0 - decay_now) * (new - old), state.ema_params, params)

@@ -1,0 +1,28 @@
+"""Evaluates a trained run: `python -m launch.evaluate --workdir=DIR [--split=test] [--checkpoint=best|last|STEP]`.
+
+Writes metrics.json, scores.csv, plots and report.html into `DIR/evaluation/SPLIT/`.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from rich.console import Console
+
+from jaxdefect.reports.evaluation import SPLITS, metrics_table, report_directory, run_evaluation
+from launch import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, as given to launch.train", required=True)
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "the part of the run's split to evaluate")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "best, last or a step; default: what the run's config selects")
+
+
+def main(_: Sequence[str]) -> None:
+    metrics = run_evaluation(_WORKDIR.value, part=_SPLIT.value, checkpoint=_CHECKPOINT.value)
+    console = Console()
+    console.print(metrics_table(metrics))
+    # A path is copied as a whole: no line break in it, whatever the width of the terminal.
+    console.print(f"Report: {report_directory(_WORKDIR.value, _SPLIT.value) / 'report.html'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

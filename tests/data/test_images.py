@@ -1,0 +1,136 @@
+"""Image files of every supported kind give the same pixels; broken ones are named."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdefect.data import images
+from jaxdefect.types import InputError
+
+HEIGHT, WIDTH = 40, 56
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).random((HEIGHT, WIDTH, 3))
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    assert cv2.imwrite(str(path), pixels)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [(".png", np.uint8), (".tif", np.uint8), (".bmp", np.uint8), (".png", np.uint16), (".tif", np.uint16)],
+)
+@pytest.mark.parametrize("has_alpha", [False, True])
+def test_lossless_colour_files_give_rgb_and_luminance(tmp_path, rgb, suffix, dtype, has_alpha):
+    top = np.iinfo(dtype).max
+    stored = np.round(rgb * top).astype(dtype)
+    alpha = np.full((HEIGHT, WIDTH, int(has_alpha)), top // 3, dtype)
+    path = write(tmp_path / f"image{suffix}", np.dstack([stored[..., ::-1], alpha]))
+
+    color = images.read_image(path, num_channels=3)
+    gray = images.read_image(path, num_channels=1)
+
+    assert color.dtype == gray.dtype == np.float32
+    assert gray.shape == (HEIGHT, WIDTH, 1)
+    np.testing.assert_allclose(color, stored / top, atol=1e-6)
+    np.testing.assert_allclose(gray[..., 0], stored / top @ LUMINANCE, atol=0.51 / top + 3e-5)
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [(".png", np.uint8), (".png", np.uint16), (".tif", np.float32)])
+def test_gray_files_serve_one_and_three_channels(tmp_path, rgb, suffix, dtype):
+    top = 1.0 if dtype == np.float32 else np.iinfo(dtype).max
+    stored = (rgb[..., 0] * top).astype(dtype)
+    path = write(tmp_path / f"gray{suffix}", stored)
+    for num_channels in (1, 3):
+        image = images.read_image(path, num_channels=num_channels)
+        assert image.shape == (HEIGHT, WIDTH, num_channels)
+        np.testing.assert_allclose(image, np.repeat(stored[..., None] / top, num_channels, axis=2), atol=1e-6)
+
+
+def test_a_colour_jpeg_gives_its_luminance(tmp_path, rgb):
+    smooth = cv2.GaussianBlur(rgb, (0, 0), 5)
+    path = write(tmp_path / "image.jpg", np.round(smooth[..., ::-1] * 255).astype(np.uint8))
+    np.testing.assert_allclose(images.read_image(path, num_channels=1)[..., 0], smooth @ LUMINANCE, atol=0.03)
+    np.testing.assert_allclose(images.read_image(path, num_channels=3), smooth, atol=0.06)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+def test_size_is_height_then_width(tmp_path, rgb, suffix):
+    assert images.image_size(write(tmp_path / f"x{suffix}", (rgb * 255).astype(np.uint8))) == (HEIGHT, WIDTH)
+
+
+def test_size_of_a_jpeg_whose_headers_are_longer_than_the_first_read(tmp_path, rgb):
+    data = write(tmp_path / "x.jpg", (rgb * 255).astype(np.uint8)).read_bytes()
+    # Two comment segments of the largest length, the first with an end marker inside, as a preview image has one.
+    comments = b"\xff\xfe\xff\xff" + b"\xff\xd9" + bytes(65531) + b"\xff\xfe\xff\xff" + bytes(65533)
+    (tmp_path / "long.jpg").write_bytes(data[:2] + comments + data[2:])
+    assert images.image_size(tmp_path / "long.jpg") == (HEIGHT, WIDTH)
+    images.read_image(tmp_path / "long.jpg", num_channels=1)
+    (tmp_path / "cut.jpg").write_bytes((data[:2] + comments + data[2:])[:-200])
+    with pytest.raises(InputError, match=r"cut\.jpg: truncated image \(JPEG without its end marker"):
+        images.read_image(tmp_path / "cut.jpg", num_channels=1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+@pytest.mark.parametrize("kept", [0.99, 0.5, 0.02])
+def test_truncated_files_are_named(tmp_path, rgb, suffix, kept):
+    path = write(tmp_path / f"cut{suffix}", (rgb * 255).astype(np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(InputError, match=rf"cut\{suffix}: (truncated image|not an image)"):
+        images.read_image(path, num_channels=1)
+
+
+def test_missing_empty_foreign_and_out_of_range_files_are_named(tmp_path):
+    cases = {
+        "gone.png": (None, "no such image file"),
+        "empty.jpg": (b"", r"empty \(0 bytes\)"),
+        "text.png": (b"hello", "not an image that OpenCV can decode"),
+    }
+    for name, (data, message) in cases.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=f"{name}: .*{message}"):
+            images.read_image(tmp_path / name, num_channels=1)
+        with pytest.raises(InputError, match=f"{name}: .*{message}"):
+            images.image_size(tmp_path / name)
+    path = write(tmp_path / "float.tif", np.full((9, 9), 1.5, np.float32))
+    with pytest.raises(InputError, match=r"float\.tif: floating-point values must lie in \[0, 1\], not \[1\.5"):
+        images.read_image(path, num_channels=1)
+    path = write(tmp_path / "int.tif", np.ones((9, 9), np.int32))
+    with pytest.raises(InputError, match=r"int\.tif: pixels of type int32"):
+        images.read_image(path, num_channels=1)
+
+
+@pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (HEIGHT, WIDTH, 1), (HEIGHT, WIDTH, 3)])
+def test_resizing_keeps_the_axes_and_averages_when_shrinking(shape):
+    image = np.random.default_rng(1).random(shape, dtype=np.float32)
+    quarter = images.resize_image(image, HEIGHT // 4, WIDTH // 4)
+    blocks = image.reshape(HEIGHT // 4, 4, WIDTH // 4, 4, *shape[2:])
+    np.testing.assert_allclose(quarter, blocks.mean(axis=(1, 3)), atol=1e-6)
+    assert images.resize_image(image, 2 * HEIGHT, WIDTH).shape == (2 * HEIGHT, WIDTH, *shape[2:])
+
+
+def test_probability_maps_survive_the_file_to_16_bits(tmp_path):
+    probability = np.random.default_rng(2).random((HEIGHT, WIDTH), dtype=np.float32)
+    images.write_probability(tmp_path / "map.png", probability)
+    read = images.read_image(tmp_path / "map.png", num_channels=1)[..., 0]
+    np.testing.assert_allclose(read, probability, atol=0.51 / 65535)
+    with pytest.raises(ValueError, match="probabilities in"):
+        images.write_probability(tmp_path / "map.png", np.full((2, 2), np.nan))
+    with pytest.raises(InputError, match="nowhere"):
+        images.write_probability(tmp_path / "nowhere" / "map.png", probability)
+
+
+def test_written_images_are_rgb_and_whole(tmp_path, rgb):
+    pixels = (rgb * 255).astype(np.uint8)
+    images.write_image(tmp_path / "overlay.png", pixels)
+    np.testing.assert_allclose(images.read_image(tmp_path / "overlay.png", num_channels=3), pixels / 255, atol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["overlay.png"]

@@ -1,0 +1,185 @@
+"""Prediction over files, through the launcher's main function."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from jaxdefect.config import Config, DataConfig
+from jaxdefect.inference import batch, files
+from jaxdefect.inference.predictor import Predictor, compile_forward
+from jaxdefect.types import InputError
+from launch import predict
+
+# Id, size and how it is stored: names that a careless scheme would merge, every kind of pixel.
+GOOD = {
+    "a/x.png": ((40, 60), np.uint8),
+    "b/x.png": ((130, 70), np.uint16),
+    "x.bmp": ((64, 64, 3), np.uint8),
+    "x.png": ((64, 64), np.uint8),
+    "x.tiff": ((50, 90, 3), np.uint16),
+}
+BROKEN = {"a/broken.png": b"not an image", "empty.jpg": b""}
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    def apply(variables, image, *, train):
+        size = image.shape[1] // 8
+        cells = image.reshape(-1, size, 8, size, 8).mean((2, 4))
+        logits = variables["gain"] * (cells - 0.5)
+        return {"segmentation": logits[..., None], "decision": logits.mean((1, 2))}
+
+    return Predictor(
+        config=Config(data=DataConfig(image_size=(64, 64))),
+        variables={"gain": jnp.float32(8)},
+        checkpoint_step=3,
+        workdir=Path("run"),
+        calibration=None,
+        forward=compile_forward(apply),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for index, (name, (shape, dtype)) in enumerate(GOOD.items()):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.random(shape) ** (0.5 + 0.3 * index) * np.iinfo(dtype).max
+        assert cv2.imwrite(str(root / name), pixels.astype(dtype))
+    for name, content in BROKEN.items():
+        (root / name).write_bytes(content)
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, predictor: Predictor, *arguments: str) -> int:
+    monkeypatch.setattr(Predictor, "load", lambda workdir, *, checkpoint: predictor)
+    values = flags.FlagValues()
+    predict.define_flags(values)
+    values(["predict", "--workdir=run", *arguments])
+    return predict.main([], values)
+
+
+def read_tables(out: Path) -> tuple[dict[str, dict], dict[str, dict]]:
+    with open(out / "predictions.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    records = {r["id"]: r for r in map(json.loads, (out / "predictions.jsonl").read_text().splitlines())}
+    return rows, records
+
+
+def test_every_image_is_judged_as_if_alone_and_broken_files_are_reported(
+    folder, tmp_path, predictor, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    code = run_main(monkeypatch, predictor, f"--images={folder}", f"--out={out}", "--batch_size=2")
+    assert code == 1
+    rows, records = read_tables(out)
+    assert list(rows) == list(records) == sorted([*GOOD, *BROKEN])
+    for name in GOOD:
+        pixels = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
+        alone = predictor(pixels if pixels.ndim == 2 else pixels[..., ::-1])
+        record, row = records[name], rows[name]
+        assert record["score"] == pytest.approx(alone.score, abs=2e-3 if pixels.ndim == 3 else 1e-6)
+        assert float(row["score"]) == record["score"]
+        assert record["is_defective"] == alone.is_defective == (row["is_defective"] == "1")
+        assert (record["error"], record["threshold"], row["error"]) == (None, 0.5, "")
+        assert record["seconds"] > 0
+        probability = cv2.imread(str(out / record["map"]), cv2.IMREAD_UNCHANGED)
+        assert probability.dtype == np.uint16
+        np.testing.assert_allclose(probability / 65535, alone.probability, atol=4e-3)
+        assert cv2.imread(str(out / record["overlay"])).shape == (*pixels.shape[:2], 3)
+    assert {r["is_defective"] for r in records.values()} == {True, False, None}
+    errors = capsys.readouterr().err
+    for name in BROKEN:
+        assert str(folder / name) in records[name]["error"]
+        assert f"error: {folder / name}" in errors
+        assert (rows[name]["score"], rows[name]["is_defective"], records[name]["map"]) == ("", "", None)
+    assert len(list((out / "maps").rglob("*.*"))) == len(list((out / "overlays").rglob("*.*"))) == len(GOOD)
+
+
+def test_a_second_run_leaves_only_its_own_results(folder, tmp_path, predictor, monkeypatch):
+    out = folder / "results"  # below the images: results must not be taken for images
+    arguments = (f"--images={folder}", f"--out={out}")
+    run_main(monkeypatch, predictor, *arguments)
+    first, _ = read_tables(out)
+    for name in [*BROKEN, "a/x.png"]:
+        (folder / name).unlink()
+    assert run_main(monkeypatch, predictor, *arguments, "--map_format=npy", "--batch_size=3") == 0
+    second, records = read_tables(out)
+    assert set(second) == GOOD.keys() - {"a/x.png"}
+    assert {n: second[n]["score"][:7] for n in second} == {n: first[n]["score"][:7] for n in second}
+    stored = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert stored == {
+        "predictions.csv",
+        "predictions.jsonl",
+        *(f"maps/{name}.npy" for name in second),
+        *(f"overlays/{name}.jpg" for name in second),
+    }
+    for record in records.values():
+        probability = np.load(out / record["map"])
+        assert probability.shape == GOOD[record["id"]][0][:2]
+        assert probability.dtype == np.float32
+
+
+def test_float_tiff_maps(folder, tmp_path, predictor):
+    images = files.find_images(folder / "x.png", out=tmp_path)
+    batch.predict_files(predictor, images, out=tmp_path, batch_size=8, map_format="tiff")
+    probability = cv2.imread(str(tmp_path / "maps/x.png.tiff"), cv2.IMREAD_UNCHANGED)
+    alone = predictor(cv2.imread(str(folder / "x.png"), cv2.IMREAD_UNCHANGED))
+    np.testing.assert_array_equal(probability, alone.probability)
+
+
+def test_a_batch_without_a_readable_image(folder, tmp_path, predictor):
+    images = {name: folder / name for name in [*BROKEN, "x.png"]}
+    summary = batch.predict_files(predictor, images, out=tmp_path / "out", batch_size=2)
+    assert (summary.num_images, summary.num_errors) == (3, 2)
+
+
+def test_usage_errors_name_what_is_wrong(folder, tmp_path, predictor, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, message in (
+        ([f"--images={folder}"], "--out is missing"),
+        ([f"--images={empty}", "--out=o"], f"{empty}: no image there"),
+        ([f"--images={folder}/nowhere", "--out=o"], "no such file or folder"),
+        ([f"--images={folder}/*.gif", "--out=o"], "no image there"),
+        ([f"--images={folder}/*/../x.png", "--out=o"], r"'\.\.' after a wildcard"),
+        ([f"--images={folder}", f"--out={folder}"], "cannot take the results too"),
+        ([f"--images={folder}", f"--out={folder}/x.png"], "x.png.*cannot be written"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_main(monkeypatch, predictor, *arguments)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "predictions.jsonl").write_text('{"text": "of another program"}\n')
+    with pytest.raises(InputError, match="not a table of predictions"):
+        run_main(monkeypatch, predictor, f"--images={folder}", f"--out={foreign}")
+    assert (foreign / "predictions.jsonl").read_text() == '{"text": "of another program"}\n'
+
+
+@pytest.mark.parametrize(
+    ("source", "ids"),
+    [
+        ("", {*GOOD, *BROKEN}),
+        ("a", {"x.png", "broken.png"}),
+        ("x.bmp", {"x.bmp"}),
+        ("*/x.png", {"a/x.png", "b/x.png"}),
+        ("**/x.png", {"a/x.png", "b/x.png", "x.png"}),
+        ("?.*", {"x.bmp", "x.png", "x.tiff"}),
+    ],
+)
+def test_folder_file_and_pattern(folder, tmp_path, monkeypatch, source, ids):
+    (folder / ".hidden.png").write_bytes(b"")
+    found = files.find_images(folder / source, out=tmp_path)
+    assert list(found) == sorted(ids)
+    monkeypatch.chdir(folder)
+    relative = files.find_images(source or ".", out=tmp_path)
+    assert list(relative) == sorted(ids)
+    assert [path.resolve() for path in relative.values()] == list(found.values())

@@ -1,0 +1,165 @@
+"""The predictor: one program for all sizes, one score for the same content, exact scores."""
+
+import logging
+import types
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdefect.config import Config, DataConfig
+from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference import predictor as predictor_module
+from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.predictor import Predictor, compile_forward
+from jaxdefect.types import InputError
+
+GAIN = 10.0
+
+
+def make_predictor(*, num_channels: int = 1, calibration: Calibration | None = None) -> tuple[Predictor, list]:
+    """A model whose logit map is 10 (cell mean - 0.5) and whose score is its maximum; and what it was traced for."""
+    traces = []
+
+    def apply(variables, image, *, train):
+        assert not train
+        traces.append(image.shape)
+        batch, height, width, channels = image.shape
+        cells = image.reshape(batch, height // 8, 8, width // 8, 8, channels).mean((2, 4, 5))
+        logits = variables["gain"] * (cells - 0.5)
+        return {"segmentation": logits[..., None], "decision": logits.max((1, 2))}
+
+    predictor = Predictor(
+        config=Config(data=DataConfig(image_size=(64, 96), num_channels=num_channels)),
+        variables={"gain": jnp.float32(GAIN)},
+        checkpoint_step=7,
+        workdir=Path("run"),
+        calibration=calibration,
+        forward=compile_forward(apply),
+    )
+    return predictor, traces
+
+
+def reference_scores(images: np.ndarray) -> np.ndarray:
+    cells = images.astype(np.float64).reshape(len(images), 8, 8, 12, 8, -1).mean((2, 4, 5))
+    return 1 / (1 + np.exp(-GAIN * (cells.max((1, 2)) - 0.5)))
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_the_same_content_scores_the_same_in_every_type_and_layout(num_channels):
+    predictor, _ = make_predictor(num_channels=num_channels)
+    gray = np.random.default_rng(0).integers(0, 256, (64, 96), dtype=np.uint8)
+    gray[:32] //= 2
+    variants = {
+        "flat": gray,
+        "channel": gray[..., None],
+        "colour": np.repeat(gray[..., None], 3, axis=-1),
+        "uint16": gray.astype(np.uint16) * 257,
+        "uint16 colour": np.repeat(gray[..., None].astype(np.uint16) * 257, 3, axis=-1),
+        "float32": gray.astype(np.float32) / 255,
+        "float64": gray / 255,
+        "strided": np.repeat(gray, 2, axis=1)[:, ::2],
+    }
+    expected = reference_scores(gray[None, ..., None] / 255)[0]
+    for name, image in variants.items():
+        assert predictor(image).score == pytest.approx(expected, abs=1e-6), name
+
+
+def test_colour_is_read_as_rgb():
+    predictor, _ = make_predictor()
+    red = np.zeros((64, 96, 3), np.uint8)
+    red[..., 0] = 255
+    assert predictor(red).score == pytest.approx(1 / (1 + np.exp(-GAIN * (0.299 - 0.5))), rel=1e-5)
+
+
+def test_any_image_size_runs_the_one_compiled_program():
+    predictor, traces = make_predictor()
+    for height, width in ((64, 96), (13, 500), (301, 7), (1, 1), (200, 300)):
+        prediction = predictor(np.full((height, width), 204, np.uint8))
+        assert prediction.probability.shape == (height, width)
+        np.testing.assert_allclose(prediction.probability, 1 / (1 + np.exp(-3)), rtol=1e-5)
+    assert traces == [(1, 64, 96, 1)]
+
+
+def test_padding_changes_nothing_and_saves_compilation():
+    predictor, traces = make_predictor()
+    images = np.random.default_rng(1).random((8, 64, 96, 1), np.float32) ** np.arange(1, 9)[:, None, None, None]
+    for count in (5, 6, 7, 8):
+        scores, maps = predictor.predict_batch(images[:count])
+        assert scores.dtype == np.float64
+        assert maps.shape == (count, 8, 12)
+        np.testing.assert_allclose(scores, reference_scores(images[:count]), rtol=1e-5)
+    scores, _ = predictor.predict_batch(images[:3], pad_to=8)
+    np.testing.assert_allclose(scores, reference_scores(images[:3]), rtol=1e-5)
+    assert traces == [(8, 64, 96, 1)]
+
+
+def test_strong_scores_are_not_tied():
+    predictor, _ = make_predictor()
+    strong = Predictor(**{**vars(predictor), "variables": {"gain": jnp.float32(50)}})  # logits 20 and 25
+    images = np.stack([np.full((64, 96, 1), value, np.float32) for value in (0.9, 1.0)])
+    scores, _ = strong.predict_batch(images)
+    np.testing.assert_allclose(1 - scores, [np.exp(-20), np.exp(-25)], rtol=1e-3)
+    assert scores[0] < scores[1] < 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8, 4), np.uint8), r"shape \(8, 8, 4\)"),
+        (np.zeros((0, 8), np.uint8), r"shape \(0, 8\)"),
+        (np.zeros((8, 8), np.int32), "type int32"),
+        (np.full((8, 8), 1.5), "from 1.5 to 1.5"),
+        (np.full((8, 8), np.nan), "from nan to nan"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused(image, message):
+    predictor, _ = make_predictor()
+    with pytest.raises(InputError, match=message):
+        predictor(image)
+
+
+def test_a_batch_of_another_shape_or_a_broken_model_is_refused():
+    predictor, _ = make_predictor()
+    with pytest.raises(InputError, match=r"\[B, 64, 96, 1\]"):
+        predictor.predict_batch(np.zeros((2, 96, 64, 1), np.float32))
+    broken = Predictor(**{**vars(predictor), "variables": {"gain": jnp.float32(np.nan)}})
+    with pytest.raises(InputError, match="step 7 gives NaN"):
+        broken.predict_batch(np.zeros((1, 64, 96, 1), np.float32))
+
+
+def test_load_takes_thresholds_from_the_calibration_and_says_when_there_is_none(tmp_path, monkeypatch, caplog):
+    source, _ = make_predictor()
+    asked = []
+
+    def restore(workdir, *, config, which):
+        asked.append(which)
+        return {"gain": np.float32(GAIN)}, 40
+
+    run = types.SimpleNamespace(config=source.config, workdir=tmp_path)
+    monkeypatch.setattr(predictor_module.runs, "load", lambda workdir: run)
+    monkeypatch.setattr(predictor_module.checkpoints, "restore_variables", restore)
+    image = np.full((64, 96), 128, np.uint8)  # score 0.505
+
+    with caplog.at_level(logging.WARNING):
+        uncalibrated = Predictor.load(tmp_path)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no calibration" in caplog.text
+    assert uncalibrated.threshold == uncalibrated.pixel_threshold == 0.5
+    assert source(image).is_defective
+
+    caplog.clear()
+    calibrations.save(Calibration(0.6, 0.3, "validation", 40), tmp_path)
+    calibrated = Predictor.load(tmp_path, checkpoint="best")
+    assert (calibrated.threshold, calibrated.pixel_threshold, calibrated.checkpoint_step) == (0.6, 0.3, 40)
+    assert not caplog.records
+    assert asked == [None, "best"]
+    decided = Predictor(**{**vars(calibrated), "forward": source.forward})
+    assert not decided(image).is_defective
+    exact = Calibration(source(image).score, 0.3, "validation", 40)  # a score right at the threshold is defective
+    assert Predictor(**{**vars(decided), "calibration": exact})(image).is_defective
+
+    calibrations.save(Calibration(0.6, 0.3, "validation", 30), tmp_path)
+    Predictor.load(tmp_path)
+    assert "step 30" in caplog.text

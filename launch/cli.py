@@ -93,7 +93,9 @@ def read_config(source: str) -> ConfigDict:
     name, has_argument, argument = source.partition(":")
     path = Path(name)
     if not path.is_file():
-        choices = ", ".join(sorted(str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")))
+        choices = ", ".join(
+            sorted(str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py"))
+        )
         raise InputError(f"--config={source}: no such file; there are: {choices or 'none'}")
     namespace = runpy.run_path(str(path))
     if "get_config" not in namespace:

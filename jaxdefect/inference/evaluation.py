@@ -151,8 +151,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores all samples, counts pixels, and keeps the maps of the gallery's images only.
 
-    Pixels are compared at network input size: the map upsampled (`overlay.map_to_image_size`), against the annotation as it is (not
-    dilated), resized to the nearest pixel. A positive without a mask is left out of the pixel counts.
+    Pixels are compared at network input size: the map upsampled bilinearly (`overlay.map_to_image_size`), against the
+    annotation as it is (not dilated), resized to the nearest pixel. A positive without a mask is left out of the
+    pixel counts.
 
     Args:
       predictor: gives scores and maps.

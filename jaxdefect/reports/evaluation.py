@@ -261,7 +261,9 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
             "The network knows those images, so on new ones it may miss more defects or raise more false alarms."
         )
     if metrics["threshold_source"] == metrics["split"]:
-        notes.append("These are the images that the threshold was chosen on, so the decisions look better than they are.")
+        notes.append(
+            "These are the images that the threshold was chosen on, so the decisions look better than they are."
+        )
     elif metrics["split"] == "train":
         notes.append("These are the images that the network was trained on: the figures say nothing about new ones.")
     if metrics["num_defective"] in (0, metrics["num_images"]):

@@ -5,6 +5,7 @@ A checkpoint has two parts: "variables", what evaluation and prediction use (ave
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
         """Starts saving; `metrics` holds the validation AP when this step has been validated."""
+        # Orbax wants a figure for every checkpoint; one that was not validated must never be the best.
+        metrics = dict(metrics) if metrics else {METRIC: -math.inf}
         training = {"stage_step": state.stage_step, "optimizer": state.optimizer, "balance": state.balance}
         if state.ema_params is not None:
             training["params"] = state.params
         parts = ocp.args.Composite(
             variables=ocp.args.StandardSave(evaluation_variables(state)), training=ocp.args.StandardSave(training)
         )
-        self.manager.save(step, args=parts, metrics=dict(metrics) if metrics else None, force=True)
+        self.manager.save(step, args=parts, metrics=metrics, force=True)
 
     def restore(self, step: int, template: TrainState) -> TrainState:
         """The state saved at `step`; `template` is a fresh one of the same stage."""
@@ -70,7 +73,7 @@ class Checkpoints:
         self.manager.close()
 
 
-def open_checkpoints(workdir: Path, *, read_only: bool = False) -> Checkpoints:
+def open_checkpoints(workdir: Path, *, create: bool = True) -> Checkpoints:
     """The checkpoints under a run's directory."""
 
     def average_precision(metrics: Mapping[str, float]) -> float:
@@ -81,13 +84,15 @@ def open_checkpoints(workdir: Path, *, read_only: bool = False) -> Checkpoints:
         preservation_policy=policies.AnyPreservationPolicy(
             [
                 policies.LatestN(2),
-                policies.BestN(get_metric_fn=average_precision, n=1, keep_checkpoints_without_metrics=False),
+                policies.BestN(get_metric_fn=average_precision, n=1),
             ]
         ),
-        cleanup_tmp_directories=not read_only,
-        read_only=read_only,
+        cleanup_tmp_directories=create,
+        create=create,
     )
-    return Checkpoints(ocp.CheckpointManager((workdir / _FOLDER).absolute(), options=options))
+    handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "training")}
+    manager = ocp.CheckpointManager((workdir / _FOLDER).absolute(), options=options, item_handlers=handlers)
+    return Checkpoints(manager)
 
 
 def restore_variables(workdir: Path, *, config: Config, which: str | int | None = None) -> tuple[dict[str, Any], int]:
@@ -105,7 +110,7 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
     which = config.training.select if which is None else which
     if not (workdir / _FOLDER).is_dir():
         raise InputError(f"{workdir}: holds no checkpoint; train first: python -m launch.train --workdir={workdir} ...")
-    checkpoints = open_checkpoints(workdir, read_only=True)
+    checkpoints = open_checkpoints(workdir, create=False)
     manager = checkpoints.manager
     step = _find_step(manager, which, workdir)
     module = models.build(config.model)
@@ -131,16 +136,14 @@ def _find_step(manager: ocp.CheckpointManager, which: str | int, workdir: Path) 
     if which == "last":
         return steps[-1]
     if which == "best":
-        best = manager.best_step()
-        return steps[-1] if best is None else best
+        return max(steps, key=lambda step: (manager.metrics(step)[METRIC], step))
     if not str(which).isdigit() or int(which) not in steps:
         raise InputError(f"checkpoint {which!r} of {workdir}: choose best, last or one of the steps {steps}")
     return int(which)
 
 
 def _check_architecture(manager: ocp.CheckpointManager, step: int, template: Any, workdir: Path) -> None:
-    stored = manager.item_metadata(step)["variables"]
-    stored = getattr(stored, "tree", stored)
+    stored = manager.item_metadata(step)["variables"].tree
     have = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(stored, sep="/").items()}
     want = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(template, sep="/").items()}
     if have != want:

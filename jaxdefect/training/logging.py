@@ -19,7 +19,9 @@ class MetricWriter:
     def __init__(self, workdir: Path, *, step: int):
         path = workdir / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) is not None and _step_of(line) <= step]
+            kept = [
+                line for line in path.read_text().splitlines() if _step_of(line) is not None and _step_of(line) <= step
+            ]
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)

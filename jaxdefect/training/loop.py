@@ -99,7 +99,9 @@ def train(config: Config, workdir: Path) -> int:
         mesh=mesh,
         checkpoints=checkpoints,
         writer=MetricWriter(workdir, step=start),
-        validate=validation.make_validation(module, config, validation_samples, mesh=mesh) if validation_samples else None,
+        validate=validation.make_validation(module, config, validation_samples, mesh=mesh)
+        if validation_samples
+        else None,
         steps_per_epoch=steps_per_epoch,
     )
     try:

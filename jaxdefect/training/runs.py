@@ -38,7 +38,9 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     workdir = Path(workdir)
     for name in (_CONFIG, _SPLIT):
         if not (workdir / name).is_file():
-            raise InputError(f"--workdir={workdir}: not the directory of a run, {name} is missing; train one with launch.train")
+            raise InputError(
+                f"--workdir={workdir}: not the directory of a run, {name} is missing; train one with launch.train"
+            )
     config = config_lib.from_dict(json.loads((workdir / _CONFIG).read_text()))
     return Run(workdir, config, splits.load(workdir / _SPLIT))
 
@@ -86,7 +88,17 @@ def open_run(workdir: Path, config: Config, samples: Sequence[Sample]) -> Run:
 
 def versions() -> dict[str, Any]:
     """Packages, Python, device and git commit of this process."""
-    names = ("jaxdefect", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "opencv-python-headless")
+    names = (
+        "jaxdefect",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "grain",
+        "orbax-checkpoint",
+        "numpy",
+        "opencv-python-headless",
+    )
     here = Path(__file__).parent
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     return {

@@ -73,7 +73,9 @@ def make_validation(module: nn.Module, config: Config, samples: Sequence[Sample]
 
 def _pad(batch: Any, size: int) -> dict[str, Any]:
     """Repeats the last element up to `size`, so that every batch has the compiled shape."""
-    return {key: np.concatenate([value, np.repeat(value[-1:], size - len(value), axis=0)]) for key, value in batch.items()}
+    return {
+        key: np.concatenate([value, np.repeat(value[-1:], size - len(value), axis=0)]) for key, value in batch.items()
+    }
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

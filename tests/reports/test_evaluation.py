@@ -1,0 +1,219 @@
+"""A whole evaluation with a predictor that knows what to say: figures worked out by hand, and the page's content."""
+
+import csv
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from jaxdefect.config import Config, from_dict, to_dict
+from jaxdefect.data import readers, splits
+from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.evaluation import Evaluation, GalleryEntry, GallerySize, evaluate, select_gallery
+from jaxdefect.reports import evaluation as report
+from jaxdefect.reports.evaluation import calibrate_run, evaluation_metrics, render_html, select_samples, write_report
+from jaxdefect.types import InputError, Sample, Split
+
+# Each image is flat, and its gray level is its key to what the predictor says of it.
+_SCORES = {10: 0.9, 30: 0.2, 50: 0.7, 70: 0.4, 90: 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class FakePredictor:
+    """Scores by gray level; its map is 1 on the left half of the 64 x 128 input at 1/8, and 0 on the right."""
+
+    config: Config = dataclasses.field(default_factory=lambda: from_dict({"data": {"image_size": (64, 128)}}))
+    checkpoint_step: int = 7
+
+    def predict_batch(self, images: np.ndarray, *, pad_to: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        assert pad_to is not None
+        assert images.shape[1:] == (64, 128, 1)
+        levels = np.round(images[:, 0, 0, 0] * 255).astype(int)
+        maps = np.zeros((len(images), 8, 16), np.float32)
+        maps[:, :, :8] = 1
+        return np.array([_SCORES[level] for level in levels]), maps
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Defective 10 (mask: the right half), 30 (without mask), 50 (mask: all); good 70 and 90."""
+    made = []
+    for level in _SCORES:
+        image, mask = tmp_path / f"{level}.png", None
+        cv2.imwrite(str(image), np.full((64, 128), level, np.uint8))
+        label = int(level <= 50)
+        if level in (10, 50):
+            mask = tmp_path / f"{level}_mask.png"
+            pixels = np.zeros((64, 128), np.uint8)
+            pixels[:, 64 if level == 10 else 0 :] = 255
+            cv2.imwrite(str(mask), pixels)
+        made.append(Sample(f"part<{level}>", image, mask, label, group=str(level)))
+    return made
+
+
+def _report(samples: list[Sample], directory: Path, source: str) -> tuple[dict, str]:
+    calibration = Calibration(threshold=0.3, pixel_threshold=0.25, source=source, checkpoint_step=7)
+    evaluation = evaluate(FakePredictor(), samples, calibration=calibration, batch_size=2)
+    metrics = evaluation_metrics(evaluation, calibration, part="test", workdir=directory)
+    write_report(evaluation, metrics, directory=directory, num_channels=1)
+    return json.loads((directory / "metrics.json").read_text()), (directory / "report.html").read_text()
+
+
+def test_metrics_and_scores_are_those_worked_out_by_hand(samples, tmp_path):
+    directory = tmp_path / "evaluation" / "test"
+    _report(samples, directory, "train")
+    metrics, _ = _report(samples, directory, "validation")  # the second time replaces the first
+    names = ("metrics.json", "precision_recall.png", "report.html", "score_histogram.png", "scores.csv")
+    assert sorted(path.name for path in directory.iterdir()) == sorted(names)
+    # Scores in order: 0.9 +, 0.7 +, 0.4 -, 0.2 +, 0.1 -. At 0.3: TP 2, FP 1, FN 1.
+    expected = {
+        "split": "test",
+        "num_images": 5,
+        "num_defective": 3,
+        "average_precision": pytest.approx((1 + 1 + 3 / 4) / 3),
+        "roc_auc": pytest.approx(5 / 6),
+        "f1": pytest.approx(2 / 3),
+        "precision": pytest.approx(2 / 3),
+        "recall": pytest.approx(2 / 3),
+        "threshold": 0.3,
+        "threshold_source": "validation",
+        "false_positives": 1,
+        "false_negatives": 1,
+        "false_positives_at_full_recall": 1,
+        "num_defective_with_mask": 2,
+        "checkpoint_step": 7,
+        "pixel_threshold": 0.25,
+    }
+    assert {key: metrics[key] for key in expected} == expected
+    # All three defects and one good: F1 6/7; the middle between 0.1 and 0.2.
+    oracle = {key: value for key, value in metrics["oracle"].items() if key != "note"}
+    assert oracle == pytest.approx({"threshold": 0.15, "f1": 6 / 7, "false_positives": 1, "false_negatives": 0})
+    # Cell i stands at pixel 8 i, so the map falls from 1 at column 56 to 0 at 64, and passes 1/4 at column 62: 63
+    # columns are predicted (up to 62, where it is 0.25 itself). Hits: those of the mask that covers everything; the
+    # left half in vain: mask "right half" and the two good images; the one without a mask does not count.
+    true_positives, false_positives, false_negatives = 63, 3 * 63, 64 + (128 - 63)
+    assert metrics["pixel_iou"] == pytest.approx(true_positives / (true_positives + false_positives + false_negatives))
+    assert metrics["pixel_f1"] == pytest.approx(
+        2 * true_positives / (2 * true_positives + false_positives + false_negatives)
+    )
+    with (directory / "scores.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["id", "label", "score", "prediction"],
+        ["part<10>", "1", "0.9", "1"],
+        ["part<30>", "1", "0.2", "0"],
+        ["part<50>", "1", "0.7", "1"],
+        ["part<70>", "0", "0.4", "1"],
+        ["part<90>", "0", "0.1", "0"],
+    ]
+
+
+def test_page_needs_no_other_file_and_shows_every_image_worst_first(samples, tmp_path):
+    _, page = _report(samples, tmp_path, "validation")
+    assert not re.search(r"""(?:src|href)\s*=(?!\s*["']?(?:data:|#))""", page)
+    assert not re.search(r"url\((?!#)|@import", page)
+    # The miss is a third of the way wrong (0.1 of 0.3), the false alarm a seventh; then the right ones, nearest first.
+    shown = re.findall(r"<h3>(.*?)</h3>", page)
+    assert shown == [f"part&lt;{level}&gt;" for level in (30, 70, 50, 90, 10)]
+    assert re.findall(r'data-verdict="(\w+)"', page) == ["missed", "false_alarm", "correct", "correct", "correct"]
+    assert page.count("data:image/jpeg;base64,") == 2 * len(samples)
+    assert page.count("<path d=") >= 2 * 2  # outlines on both pictures of both masks
+    assert "chosen on the training images" not in page
+
+
+def test_page_says_that_the_threshold_comes_from_the_training_images(samples, tmp_path):
+    _, page = _report(samples, tmp_path, "train")
+    assert '<p class="note">The threshold was chosen on the training images' in page
+
+
+def test_page_stays_below_20_mb_with_the_noisiest_images(tmp_path):
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / "10.png"), rng.integers(0, 256, (600, 600, 3), np.uint8))
+    sample = Sample("noise", tmp_path / "10.png", None, 1, group="noise")
+    entry = GalleryEntry(sample, 0.1, False, 0.5, rng.integers(0, 256, (75, 75), np.uint8), 8)
+    evaluation = Evaluation(("noise",), np.array([1]), np.array([0.1]), np.zeros(3, np.int64), 0, (entry,))
+    calibration = Calibration(threshold=0.3, pixel_threshold=0.5, source="validation", checkpoint_step=7)
+    metrics = evaluation_metrics(evaluation, calibration, part="test", workdir=tmp_path)
+    write_report(evaluation, metrics, directory=tmp_path, num_channels=3)
+    size = GallerySize()
+    empty_page = len(render_html(metrics, [], figures={"precision_recall": "", "score_histogram": ""}))
+    per_image = (tmp_path / "report.html").stat().st_size - empty_page
+    assert empty_page + per_image * (size.worst + 2 * size.best_of_each) < 20e6
+
+
+def test_gallery_chosen_one_by_one_is_the_gallery_chosen_from_all():
+    rng = np.random.default_rng(0)
+    size = GallerySize(worst=8, best_of_each=2)
+    for share_wrong in (0.05, 0.3, 0.9):
+        entries = []
+        for index in range(200):
+            is_wrong, label = rng.random() < share_wrong, int(rng.random() < 0.3)
+            error = float(rng.integers(0, 20)) / 20 * (1 if is_wrong else -1)
+            sample = Sample(f"{index:03}", Path("image"), None, label, group="")
+            entries.append(GalleryEntry(sample, 0.5, bool(label) != is_wrong, error, np.zeros((1, 1), np.uint8), 8))
+        kept: list[GalleryEntry] = []
+        for entry in entries:
+            kept = select_gallery([*kept, entry], size=size)
+        chosen = select_gallery(entries, size=size)
+        assert [entry.sample.id for entry in kept] == [entry.sample.id for entry in chosen]
+        num_wrong = {name: sum(e.verdict == name for e in entries) for name in ("missed", "false_alarm")}
+        for name, total in num_wrong.items():  # half of the places to either kind, all if there are fewer
+            assert sum(entry.verdict == name for entry in chosen) >= min(total, 4)
+
+
+def test_without_a_defective_validation_image_the_training_images_give_the_threshold(samples):
+    ids = [sample.id for sample in samples]
+    progress = Progress(disable=True)
+    train = Split(train=tuple(ids[:4]), validation=(ids[4],), test=(), masked=())
+    calibration = calibrate_run(FakePredictor(), samples, split=train, batch_size=4, progress=progress)
+    # 0.9 +, 0.7 +, 0.4 -, 0.2 +: all called defective has F1 6/7, the best. No mask may be used: 0.5.
+    assert calibration == Calibration(threshold=0.2, pixel_threshold=0.5, source="train", checkpoint_step=7)
+    validation = Split(train=(ids[1], ids[4]), validation=(ids[0], ids[3]), test=(), masked=())
+    calibration = calibrate_run(FakePredictor(), samples, split=validation, batch_size=4, progress=progress)
+    assert (calibration.threshold, calibration.source) == (pytest.approx(0.65), "validation")
+
+
+def test_a_run_is_calibrated_once_for_its_checkpoint_and_anew_for_another(samples, tmp_path, monkeypatch):
+    root, workdir = tmp_path / "data", tmp_path / "run"
+    for folder in (root / "images", root / "masks", workdir):
+        folder.mkdir(parents=True)
+    for sample in samples:
+        shutil.copy(sample.image, root / "images")
+        if sample.mask is not None:
+            shutil.copy(sample.mask, root / "masks" / sample.image.name)
+    config = from_dict({"data": {"image_size": (64, 128), "reader": "folder", "root": str(root)}})
+    rows = [f"images/{s.image.name},{s.label},{f'masks/{s.image.name}' if s.mask else ''}" for s in samples]
+    (root / "labels.csv").write_text("\n".join(["image,label,mask", *rows]) + "\n")
+    ids = {int(Path(sample.image).stem): sample.id for sample in readers.read(config.data)}
+    split = Split(train=(), validation=(ids[10], ids[70]), test=(ids[30], ids[50], ids[90]), masked=())
+    (workdir / "config.json").write_text(json.dumps(to_dict(config)))
+    splits.save(split, workdir / "split.json")
+    steps = {None: 7, "last": 9}
+
+    def load(_: Path, *, checkpoint: str | None = None) -> FakePredictor:
+        return FakePredictor(config, steps[checkpoint])
+
+    monkeypatch.setattr(report.Predictor, "load", load)
+    metrics = report.run_evaluation(workdir)
+    assert (metrics["num_images"], metrics["threshold"]) == (3, pytest.approx(0.65))  # between 0.9 + and 0.4 -
+    chosen = Calibration(threshold=0.15, pixel_threshold=0.5, source="validation", checkpoint_step=7)
+    calibrations.save(chosen, workdir)
+    assert report.run_evaluation(workdir)["threshold"] == 0.15  # its own checkpoint's: used as it is
+    metrics = report.run_evaluation(workdir, part="validation", checkpoint="last")
+    assert (metrics["threshold"], metrics["checkpoint_step"]) == (pytest.approx(0.65), 9)
+    assert (workdir / "evaluation" / "validation" / "report.html").exists()
+
+
+def test_an_empty_or_incomplete_part_is_refused(samples):
+    split = Split(train=(samples[0].id,), validation=(), test=("gone",), masked=())
+    with pytest.raises(InputError, match="no validation images; parts that have some: test, train"):
+        select_samples(samples, split=split, part="validation")
+    with pytest.raises(InputError, match="'gone'"):
+        select_samples(samples, split=split, part="test")

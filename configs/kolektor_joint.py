@@ -4,7 +4,8 @@ Command:
   python -m launch.train --config=configs/kolektor_joint.py --config.data.root=KolektorSDD --config.split.fold=0 \
     --workdir=runs/kolektor_joint_0
   The same with --config=configs/kolektor_joint.py:official trains as the published PyTorch code does.
-Data: KolektorSDD (399 images, 52 defective) from https://www.vicos.si/resources/kolektorsdd/, unpacked to kosNN/PartM.jpg.
+Data: KolektorSDD (399 images, 52 defective) from https://www.vicos.si/resources/kolektorsdd/, unpacked so that
+  --config.data.root holds kosNN/PartM.jpg.
 Variations: --config.split.num_masks=5 (mixed supervision), --config.data.image_size=(704,256) (half size).
 Paper, mean over the three folds at 1408x512, 50 epochs: AP 100 % with all 33 masks, 99.3 % or more with 5 of them.
 """

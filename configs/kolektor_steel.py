@@ -3,7 +3,8 @@
 Command:
   python -m launch.train --config=configs/kolektor_steel.py --config.data.root=KolektorSDD --config.split.fold=0 \
     --workdir=runs/kolektor_steel_0
-Data: KolektorSDD (399 images, 52 defective) from https://www.vicos.si/resources/kolektorsdd/, unpacked to kosNN/PartM.jpg.
+Data: KolektorSDD (399 images, 52 defective) from https://www.vicos.si/resources/kolektorsdd/, unpacked so that
+  --config.data.root holds kosNN/PartM.jpg.
 Variations: --config.split.num_masks=5 (mixed supervision), 0 (weak), --config.data.image_size=(704,256) (half size).
 Paper, mean AP over the three folds: 100.00 % with all masks, 99.36 % with some, 93.41 % with none.
 Learning rate and delta are those of joint training on KolektorSDD; the paper gives them for Severstal only.

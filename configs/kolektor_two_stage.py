@@ -4,11 +4,12 @@ Command:
   python -m launch.train --config=configs/kolektor_two_stage.py --config.data.root=KolektorSDD --config.split.fold=0 \
     --workdir=runs/kolektor_two_stage_0
   With --config=configs/kolektor_two_stage.py:mse the segmentation is trained with MSE on a binary target (lr 0.005).
-Data: KolektorSDD (399 images, 52 defective) from https://www.vicos.si/resources/kolektorsdd/, unpacked to kosNN/PartM.jpg.
-Variations: --config.data.dilation_px=0|5|9|13|17, --config.data.image_size=(704,256), --config.data.augment.rotate90=True,
---config.split.num_positives=33|25|20|15|10|5.
-Paper, three folds at 1408x512, 5x5 dilation, cross-entropy, 33 positives: AP 99.9 %, 0 false positives and 1 false negative
-at the best threshold, 3 false positives at full recall.
+Data: KolektorSDD (399 images, 52 defective) from https://www.vicos.si/resources/kolektorsdd/, unpacked so that
+  --config.data.root holds kosNN/PartM.jpg.
+Variations: --config.data.dilation_px=0|5|9|13|17, --config.data.image_size=(704,256),
+  --config.data.augment.rotate90=True, --config.split.num_positives=33|25|20|15|10|5.
+Paper, three folds at 1408x512, 5x5 dilation, cross-entropy, 33 positives: AP 99.9 %, 0 false positives and 1 false
+negative at the best threshold, 3 false positives at full recall.
 """
 
 from ml_collections import ConfigDict

@@ -3,11 +3,11 @@
 Command:
   python -m launch.train --config=configs/severstal_mixed.py:num_positives=3000,num_masks=150 \
     --config.data.root=severstal --workdir=runs/severstal_mixed
-  The argument after the colon is optional (3000 positives, 150 masks). It ties epochs and beta to the number of positives
-  as in the paper (90/0.01, 80/0.01, 60/0.015, 40/0.02 for up to 300, 750, 1500, 3000), which overriding
+  The argument after the colon is optional (3000 positives, 150 masks). It ties epochs and beta to the number of
+  positives as in the paper (90/0.01, 80/0.01, 60/0.015, 40/0.02 for up to 300, 750, 1500, 3000), which overriding
   --config.split.num_positives does not.
-Data: the Kaggle competition "severstal-steel-defect-detection", unpacked to train.csv and train_images/ (12,568 images of
-256x1600). The paper's own split is not published; ours is random by seed.
+Data: the Kaggle competition "severstal-steel-defect-detection", unpacked to train.csv and train_images/ (12,568 images
+  of 256x1600). The paper's own split is not published; ours is random by seed.
 Paper, AP on the test images with 3000 positives: 98.2 % with 150 masks, 98.7 % with 750, 98.8 % with 1500
 (96.2 % with none: severstal_weak.py; 99.6 % with all: severstal_full.py).
 """

@@ -9,7 +9,7 @@ import optax
 
 from jaxdefect.config import LossConfig, OptimizerConfig
 
-Weights = tuple[jax.Array | float, jax.Array | float]  # of the segmentation loss, of the decision loss
+Weights = tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]  # of the segmentation loss, of the decision loss
 
 
 class Feedback(NamedTuple):
@@ -46,7 +46,7 @@ def learning_rate(config: OptimizerConfig, *, num_steps: int) -> optax.Schedule:
 def linear_balance(*, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
     """lambda = 1 - n/N in epoch n of N, a staircase over steps (Božič 2021, eq. 4)."""
     ramp = optax.linear_schedule(1.0, 0.0, num_epochs)
-    return lambda step: ramp(step // steps_per_epoch)
+    return lambda step: ramp(jnp.asarray(step) // steps_per_epoch)
 
 
 def decay_balance(*, steps_per_epoch: int, rate: float) -> optax.Schedule:
@@ -67,7 +67,7 @@ def balance(config: LossConfig, *, steps_per_epoch: int, num_epochs: int) -> Bal
         return fixed_balance(1.0, delta)
 
     def weights(_: Feedback | tuple[()], step: jax.Array) -> Weights:
-        value = share(step)
+        value = jnp.asarray(share(step))
         return value, delta * (1.0 - value)
 
     return Balance(tuple, weights, lambda carry, step, difference: carry)
@@ -79,7 +79,7 @@ def fixed_balance(segmentation: float, decision: float) -> Balance:
 
 
 def _feedback_balance(config: LossConfig, *, steps_per_epoch: int) -> Balance:
-    """theta_n = clip((1 - beta) theta_(n-1) - alpha g_n, 0, 1), g_n the mean difference over epoch n (Bi 2022, eq. 5)."""
+    """theta_n = clip((1 - beta) theta_(n-1) - alpha g_n, 0, 1), g_n the mean difference in epoch n (Bi 2022, eq. 5)."""
 
     def init() -> Feedback:
         return Feedback(jnp.ones(()), jnp.zeros(()), jnp.zeros(()))

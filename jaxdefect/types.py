@@ -67,7 +67,7 @@ Outputs = Mapping[str, Any]
 class Prediction:
     """What the predictor says of one image.
 
-    `score` in [0, 1]: how probably the image is defective. `is_defective`: score above the threshold.
+    `score` in [0, 1]: how probably the image is defective. `is_defective`: score at or above the threshold.
     `probability` [H, W] float32 in [0, 1]: the defect map at the image's own size.
     """
 

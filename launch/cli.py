@@ -62,7 +62,10 @@ def _define_config(argv: Sequence[str]) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     with _override_errors():
-        return app.parse_flags_with_usage(list(argv))
+        try:
+            return flags.FLAGS(list(argv))
+        except flags.Error as error:
+            raise InputError(f"{error} (--help lists the flags)") from error
 
 
 @contextlib.contextmanager
@@ -78,7 +81,7 @@ def _override_errors() -> Iterator[None]:
 
 def config() -> config_lib.Config:
     """The checked config: the file that `--config` names, all defaults, and the overrides."""
-    return config_lib.from_dict(flags.FLAGS["config"].value.to_dict())
+    return config_lib.from_dict(flags.FLAGS.config.to_dict())
 
 
 def required(flag: flags.FlagHolder[str | None]) -> str:

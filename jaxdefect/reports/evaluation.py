@@ -211,7 +211,7 @@ def render_html(metrics: dict[str, Any], cards: Sequence[gallery.Card], *, figur
     )
     environment.filters["percent"] = _percent
     num_good = metrics["num_images"] - metrics["num_defective"]
-    is_wide = bool(cards) and float(np.median([card.width / card.height for card in cards])) > 2
+    is_wide = bool(cards) and float(np.median([card.width / card.height for card in cards])) > 3
     return environment.get_template("evaluation.html").render(
         metrics=metrics,
         num_good=num_good,

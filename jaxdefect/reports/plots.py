@@ -6,12 +6,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sklearn_metrics
 
 GOOD_COLOR, DEFECTIVE_COLOR, THRESHOLD_COLOR = "#2f9e6e", "#e0533d", "#6b7fd7"
 # Stands for the colour of text and axes; as SVG it becomes `currentColor`, so that the page's theme decides.
 _INK = "#454a54"
 _NUM_BINS = 40
+_MAX_LINEAR_COUNT = 20
 # What would differ from run to run or points to the network.
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
@@ -41,7 +43,7 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray, *, threshold: float
 
 
 def score_histogram(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -> Figure:
-    """How many good and defective images have which score (counts logarithmic), with the threshold.
+    """How many good and defective images have which score (counts logarithmic where they are many), with the threshold.
 
     Args:
       labels: [N] of 0 and 1.
@@ -52,16 +54,23 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, *, threshold: float)
     low, high = min(scores.min(), threshold), max(scores.max(), threshold)
     margin = 0.02 * (high - low) or 0.01
     edges = np.linspace(low, high, _NUM_BINS + 1) if high > low else np.array([low - margin, high + margin])
-    for label, name, color in ((0, "good", GOOD_COLOR), (1, "defective", DEFECTIVE_COLOR)):
-        counts, _ = np.histogram(scores[labels == label], bins=edges)
-        # Up from half an image, so that a single one still shows on the logarithmic axis.
-        axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=color, alpha=0.55, label=name)
+    counts = [np.histogram(scores[labels == label], bins=edges)[0] for label in (0, 1)]
+    # Hundreds of clear cases must not hide the few unclear ones: those are what the plot is for.
+    is_logarithmic = max(count.max() for count in counts) > _MAX_LINEAR_COUNT
+    baseline = 0.5 if is_logarithmic else 0.0
+    for count, name, color in zip(counts, ("good", "defective"), (GOOD_COLOR, DEFECTIVE_COLOR), strict=True):
+        axes.stairs(
+            np.maximum(count, baseline), edges, baseline=baseline, fill=True, color=color, alpha=0.55, label=name
+        )
     axes.axvline(threshold, color=THRESHOLD_COLOR, linewidth=1.6, linestyle="--", label=f"threshold {threshold:.4g}")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.5)
+    if is_logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=baseline)
     axes.set_xlim(edges[0] - margin, edges[-1] + margin)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, labelcolor=_INK)
     return figure
 

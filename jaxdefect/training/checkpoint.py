@@ -136,16 +136,15 @@ def _find_step(manager: ocp.CheckpointManager, which: str | int, workdir: Path) 
     if which == "last":
         return steps[-1]
     if which == "best":
-        return max(steps, key=lambda step: (manager.metrics(step)[METRIC], step))
+        return max(steps, key=lambda step: ((manager.metrics(step) or {}).get(METRIC, -math.inf), step))
     if not str(which).isdigit() or int(which) not in steps:
         raise InputError(f"checkpoint {which!r} of {workdir}: choose best, last or one of the steps {steps}")
     return int(which)
 
 
 def _check_architecture(manager: ocp.CheckpointManager, step: int, template: Any, workdir: Path) -> None:
-    stored = manager.item_metadata(step)["variables"].tree
-    have = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(stored, sep="/").items()}
-    want = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(template, sep="/").items()}
+    metadata: Any = manager.item_metadata(step)
+    have, want = _shapes(metadata["variables"].tree), _shapes(template)
     if have != want:
         lines = [
             f"  {path}: checkpoint {have.get(path, 'lacks it')}, config wants {want.get(path, 'none')}"
@@ -156,6 +155,11 @@ def _check_architecture(manager: ocp.CheckpointManager, step: int, template: Any
             f"{workdir}: checkpoint {step} is of another architecture than the config's model; {len(lines)} parameters "
             "differ:\n" + "\n".join(lines[:10])
         )
+
+
+def _shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    leaves: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
+    return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
 
 
 def _abstract(tree: Any) -> Any:

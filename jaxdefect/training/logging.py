@@ -1,6 +1,7 @@
 """Where a training's figures go: metrics.jsonl, TensorBoard events, and a progress bar."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,12 +46,12 @@ class MetricWriter:
         self._events.close()
 
 
-def _step_of(line: str) -> int | None:
-    """The step of a line, None for one that a kill cut off."""
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that a kill cut off."""
     try:
         return json.loads(line)["step"]
     except json.JSONDecodeError:
-        return None
+        return math.inf
 
 
 def progress(*, total: int, done: int) -> tuple[rich.progress.Progress, rich.progress.TaskID]:

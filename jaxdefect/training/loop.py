@@ -1,4 +1,4 @@
-"""The training loop. Order of start: the run's directory, its data, the model, then its last checkpoint or fresh weights.
+"""The training loop. Order of start: the run's directory, its data, the model, its last checkpoint or fresh weights.
 
 The loop never waits for the step that it has just dispatched: it reads the figures of the one before.
 """
@@ -31,7 +31,7 @@ class Interruption:
         self.signal: int | None = None
 
     def __enter__(self) -> "Interruption":
-        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._old = {int(n): signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -181,14 +181,14 @@ def _flush(session: Session) -> dict[str, float] | None:
         last = session.checkpoints.latest_step()
         kept = f"the last good checkpoint is that of step {last}" if last else "there is no checkpoint yet"
         raise InputError(
-            f"step {number}: loss {figures['loss']}, gradient norm {figures['gradient_norm']}: not finite, training stopped; "
-            f"{kept}; {validation.ADVICE}"
+            f"step {number}: loss {figures['loss']}, gradient norm {figures['gradient_norm']}: not finite, training "
+            f"stopped; {kept}; {validation.ADVICE}"
         )
     return figures
 
 
 def _validate(session: Session, number: int, current: state.TrainState) -> dict[str, float] | None:
-    """Validates, writes figures and overlays; the AP for the choice of the best checkpoint, None where there is none."""
+    """Validates, writes figures and overlays; returns the AP by which the best checkpoint is chosen, if there is one."""
     if session.validate is None:
         return None
     figures, strips = session.validate(state.evaluation_variables(current))
@@ -220,7 +220,8 @@ def _restore_or_init(
 
 def _summary(figures: dict[str, float], speed: float) -> str:
     return (
-        f"loss {figures['loss']:.4f} (segmentation {figures['segmentation_loss']:.4f} x {figures['segmentation_weight']:.2f}, "
+        f"loss {figures['loss']:.4f} "
+        f"(segmentation {figures['segmentation_loss']:.4f} x {figures['segmentation_weight']:.2f}, "
         f"decision {figures['decision_loss']:.4f} x {figures['decision_weight']:.3g}), {speed:.1f} images/s"
     )
 
@@ -228,8 +229,8 @@ def _summary(figures: dict[str, float], speed: float) -> str:
 def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int) -> None:
     positives = sum(sample.label for sample in train_samples)
     CONSOLE.print(
-        f"{run.workdir}: {positives} positives ({len(run.split.masked)} with masks) and {len(train_samples) - positives} "
-        f"negatives to train on, {len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
+        f"{run.workdir}: {positives} positives ({len(run.split.masked)} with masks) and "
+        f"{len(train_samples) - positives} negatives to train on, {len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
         f"{num_steps} steps of {run.config.training.batch_size} on {jax.local_device_count()} x "
         f"{jax.local_devices()[0].device_kind}"
     )

@@ -1,7 +1,7 @@
 """The compiled training step. It knows a model, a stage and a loss, not a paper."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -73,7 +73,8 @@ def make_step(module: nn.Module, config: Config, stage: Stage, *, mesh: Mesh | N
 
         (loss, (parts, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
         updates, optimizer_state = transform.update(gradients, state.optimizer, trained)
-        params = merge_params(optax.apply_updates(trained, updates), frozen)
+        trained = cast(dict[str, Any], optax.apply_updates(trained, updates))
+        params = merge_params(trained, frozen)
         difference = parts["segmentation_loss"] - config.loss.decision_weight * parts["decision_loss"]
         new_state = TrainState(
             stage_step=state.stage_step + 1,

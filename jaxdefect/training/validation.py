@@ -1,7 +1,7 @@
 """Validation inside a training: image-level figures, and strips of image, annotation and map to look at."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -31,7 +31,7 @@ def make_validation(module: nn.Module, config: Config, samples: Sequence[Sample]
 
     @jax.jit
     def forward(variables: dict[str, Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = module.apply(variables, batch["image"], train=False)
+        outputs = cast(dict[str, jax.Array], module.apply(variables, batch["image"], train=False))
         segmentation = losses.segmentation_loss(
             outputs["segmentation"], batch["mask"], weight=batch["weight"], kind=config.loss.segmentation
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from jaxdefect.config import AugmentConfig, DataConfig
 from jaxdefect.data import annotation, augment, images
@@ -104,6 +105,8 @@ def iterate(batches: grain.MapDataset, *, start: int, num_workers: int) -> Itera
     rest = batches[start:]
     if num_workers == 0:
         return iter(rest.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
+    if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags, which only launchers parse
+        flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
     return iter(rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).mp_prefetch(options))
 

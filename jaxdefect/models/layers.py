@@ -53,7 +53,6 @@ class FeatureNorm(nn.Module):
     """
 
     is_official: bool = False
-    trains_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -71,8 +70,6 @@ class FeatureNorm(nn.Module):
         else:
             factor = lax.rsqrt(variance + NORM_EPSILON)
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        if not self.trains_bias:
-            bias = lax.stop_gradient(bias)
         return ((values - mean) * (factor * scale) + bias).astype(x.dtype)
 
 
@@ -101,7 +98,6 @@ class ConvNorm(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
     dtype: jnp.dtype = jnp.float32
     is_logit: bool = False
-    trains_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -111,5 +107,5 @@ class ConvNorm(nn.Module):
         if self.norm == "batch":
             x = nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=self.dtype, name="norm")(x)
         else:
-            x = FeatureNorm(self.norm == "feature_official", self.trains_bias, name="norm")(x)
+            x = FeatureNorm(self.norm == "feature_official", name="norm")(x)
         return x if self.is_logit else nn.relu(x)

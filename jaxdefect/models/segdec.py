@@ -26,6 +26,15 @@ def _max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (2, 2), (2, 2))
 
 
+def _global_mean(x: jax.Array) -> jax.Array:
+    return jnp.mean(x, axis=(1, 2))
+
+
+def _global_max(x: jax.Array) -> jax.Array:
+    # Not jnp.max: its gradient compares with a maximum that XLA may round otherwise, finds none, and divides 0 by 0.
+    return nn.max_pool(x, x.shape[1:3])[:, 0, 0]
+
+
 class Segmentation(nn.Module):
     """Image [B, H, W, C] -> features [B, H/8, W/8, 1024] and logit map [B, H/8, W/8, 1] (Tabernik 2019, table 1)."""
 
@@ -47,17 +56,8 @@ class Segmentation(nn.Module):
             x = _max_pool(x)
         kernel, dilation = (3, 7) if is_atrous else (15, 1)
         x = ConvNorm(1024, kernel, dilation, config.norm, init, dtype, name=f"conv{number + 1}")(x, train=train)
-        logit = ConvNorm(
-            1,
-            1,
-            1,
-            config.norm,
-            init,
-            dtype,
-            is_logit=True,
-            trains_bias=config.norm != "feature_official",
-            name="logit",
-        )(x, train=train)
+        # Its norm's bias is trained in the published code too, which meant to fix it at 0 (nn.Parameter undoes that).
+        logit = ConvNorm(1, 1, 1, config.norm, init, dtype, is_logit=True, name="logit")(x, train=train)
         return x, logit
 
 
@@ -78,7 +78,7 @@ class Decision(nn.Module):
             x = _max_pool(x)
             x = ConvNorm(channels, kernel, dilation, config.norm, init, dtype, name=f"conv{number}")(x, train=train)
         x, logit_map = x.astype(jnp.float32), logit_map.astype(jnp.float32)
-        pooled = [f(y, axis=(1, 2)) for y in (x, logit_map) for f in (jnp.max, jnp.mean)]
+        pooled = [pool(y) for y in (x, logit_map) for pool in (_global_max, _global_mean)]
         return nn.Dense(1, kernel_init=init, name="head")(jnp.concatenate(pooled, axis=-1))[:, 0]
 
 

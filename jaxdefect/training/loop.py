@@ -188,7 +188,7 @@ def _flush(session: Session) -> dict[str, float] | None:
 
 
 def _validate(session: Session, number: int, current: state.TrainState) -> dict[str, float] | None:
-    """Validates, writes figures and overlays; returns the AP by which the best checkpoint is chosen, if there is one."""
+    """Validates, writes figures and overlays; returns the AP that chooses the best checkpoint, if there is one."""
     if session.validate is None:
         return None
     figures, strips = session.validate(state.evaluation_variables(current))
@@ -230,7 +230,8 @@ def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int) -> 
     positives = sum(sample.label for sample in train_samples)
     CONSOLE.print(
         f"{run.workdir}: {positives} positives ({len(run.split.masked)} with masks) and "
-        f"{len(train_samples) - positives} negatives to train on, {len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
+        f"{len(train_samples) - positives} negatives to train on, "
+        f"{len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
         f"{num_steps} steps of {run.config.training.batch_size} on {jax.local_device_count()} x "
         f"{jax.local_devices()[0].device_kind}"
     )

@@ -44,7 +44,7 @@ def total_loss(
     decision = losses.decision_loss(outputs["decision"], target)
     segmentation = batch["has_mask"] * segmentation
     reduce = jnp.sum if config.reduction == "sum" else jnp.mean
-    loss = weights[0] * reduce(segmentation) + weights[1] * reduce(decision)
+    loss = jnp.asarray(weights[0]) * reduce(segmentation) + jnp.asarray(weights[1]) * reduce(decision)
     parts = {
         "segmentation_loss": jnp.sum(segmentation) / jnp.maximum(jnp.sum(batch["has_mask"]), 1.0),
         "decision_loss": jnp.mean(decision),
@@ -90,7 +90,7 @@ def make_step(module: nn.Module, config: Config, stage: Stage, *, mesh: Mesh | N
             "segmentation_weight": jnp.asarray(weights[0], jnp.float32),
             "decision_weight": jnp.asarray(weights[1], jnp.float32),
             "learning_rate": jnp.asarray(rate(state.stage_step), jnp.float32),
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
         }
         return new_state, metrics
 

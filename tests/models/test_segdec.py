@@ -1,0 +1,278 @@
+"""SegDecNet against published parameter counts and a float64 numpy network written from the papers' tables."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from jaxdefect import models
+from jaxdefect.config import SegDecConfig
+from jaxdefect.models import layers
+from jaxdefect.models.segdec import check_size
+from jaxdefect.types import InputError
+
+PARAMETERS = Path(__file__).with_name("segdec_parameters.txt")
+PAPER = SegDecConfig()
+OFFICIAL = SegDecConfig(num_first_convs=1, norm="feature_official")
+STEEL = SegDecConfig(kernels="atrous", attention=True)
+TWO_STAGE = SegDecConfig(decision_input="relu", initializer="normal")
+PRESETS = {"paper": PAPER, "official": OFFICIAL, "steel": STEEL}
+
+
+def shapes(config: SegDecConfig) -> dict[str, Any]:
+    """Path of every parameter for gray input -> its shape and type, without computing it."""
+    variables = jax.eval_shape(lambda: models.init(models.build(config), num_channels=1, seed=0))
+    return traverse_util.flatten_dict(variables["params"], sep="/")
+
+
+def describe() -> str:
+    blocks = []
+    for name, config in PRESETS.items():
+        lines = [f"{path} {'x'.join(map(str, leaf.shape))}" for path, leaf in sorted(shapes(config).items())]
+        blocks.append("\n".join([f"[{name}]", *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def test_every_parameter_has_its_path_and_shape():
+    assert PARAMETERS.read_text() == describe(), (
+        "parameters have moved: checkpoints of released versions no longer load. If that is meant, run "
+        f"`python {Path(__file__).name}` in {Path(__file__).parent}"
+    )
+
+
+@pytest.mark.parametrize(("name", "count"), [("paper", 15_662_877), ("official", 15_637_213), ("steel", 926_841)])
+def test_published_parameter_counts(name, count):
+    assert sum(leaf.size for leaf in shapes(PRESETS[name]).values()) == count
+
+
+# The same network in float64 numpy: loops over the kernels' taps, nothing of jaxdefect or JAX.
+
+
+def reference_convolve(x: np.ndarray, kernel: np.ndarray, dilation: int) -> np.ndarray:
+    return sum(patch @ kernel[i, j] for i, j, patch in taps(x, kernel.shape[0], dilation))
+
+
+def taps(x: np.ndarray, side: int, dilation: int):
+    """(row, column, the pixels [B, H, W, I] that this tap of the kernel sees)."""
+    _, height, width, _ = x.shape
+    margin = dilation * (side // 2)
+    padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    for i in range(side):
+        for j in range(side):
+            yield i, j, padded[:, i * dilation :, j * dilation :][:, :height, :width]
+
+
+def reference_norm(x: np.ndarray, parameters: dict, kind: str) -> np.ndarray:
+    result = np.empty_like(x)
+    for image, channel in np.ndindex(x.shape[0], x.shape[3]):
+        pixels = x[image, :, :, channel]
+        divisor = pixels.std(ddof=1) + 1e-3 if kind == "feature_official" else pixels.var() + 1e-3
+        normal = (pixels - pixels.mean()) / np.sqrt(divisor)
+        result[image, :, :, channel] = parameters["scale"][channel] * normal + parameters["bias"][channel]
+    return result
+
+
+def reference_attention(x: np.ndarray, parameters: dict) -> np.ndarray:
+    squeeze, excite = parameters["squeeze"], parameters["excite"]
+    hidden = np.maximum(x.mean((1, 2)) @ squeeze["kernel"] + squeeze["bias"], 0)
+    return x / (1 + np.exp(-(hidden @ excite["kernel"] + excite["bias"])))[:, None, None, :]
+
+
+def reference_pool(x: np.ndarray) -> np.ndarray:
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+
+
+def reference_network(x: np.ndarray, parameters: dict, config: SegDecConfig) -> tuple[np.ndarray, np.ndarray]:
+    dilation, large_dilation = (2, 7) if config.kernels == "atrous" else (1, 1)
+    segmentation, decision = parameters["segmentation"], parameters["decision"]
+
+    def layer(x: np.ndarray, where: dict, dilation: int = 1) -> np.ndarray:
+        return reference_norm(reference_convolve(x, where["kernel"], dilation), where["norm"], config.norm)
+
+    for number in range(1, 10):  # system 1 and 4 have all nine convolutions before the large one
+        x = np.maximum(layer(x, segmentation[f"conv{number}"], dilation), 0)
+        if config.attention and number >= 3:
+            x = reference_attention(x, segmentation[f"attention{number}"])
+        if number in (2, 5, 9):
+            x = reference_pool(x)
+    features = np.maximum(layer(x, segmentation["conv10"], large_dilation), 0)
+    logit_map = layer(features, segmentation["logit"])
+    seen = np.maximum(logit_map, 0) if config.decision_input == "relu" else logit_map
+    x = np.concatenate([features, seen], axis=-1)
+    for number in (1, 2, 3):
+        x = np.maximum(layer(reference_pool(x), decision[f"conv{number}"], dilation), 0)
+    pooled = np.concatenate([x.max((1, 2)), x.mean((1, 2)), seen.max((1, 2)), seen.mean((1, 2))], axis=-1)
+    return logit_map, (pooled @ decision["head"]["kernel"] + decision["head"]["bias"])[:, 0]
+
+
+def draw(config: SegDecConfig) -> dict[str, Any]:
+    """Random parameters that keep the activations' size, norms away from the identity."""
+    rng = np.random.default_rng(0)
+    values = {}
+    for path, leaf in shapes(config).items():
+        kind = path.rsplit("/", 1)[-1]
+        if kind == "kernel":
+            value = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
+        else:
+            value = rng.uniform(0.5, 1.5, leaf.shape) if kind == "scale" else rng.normal(0, 0.1, leaf.shape)
+        values[path] = value.astype(np.float32)
+    return traverse_util.unflatten_dict(values, sep="/")
+
+
+@pytest.mark.parametrize("config", [TWO_STAGE, STEEL], ids=["two_stage", "steel"])
+def test_network_matches_float64_reference(config):
+    parameters = draw(config)
+    image = np.random.default_rng(1).uniform(0, 1, (2, 72, 136, 1)).astype(np.float32)
+    outputs = jax.jit(models.build(config).apply)({"params": parameters}, image)
+    logit_map, logit = reference_network(
+        image.astype(np.float64), jax.tree.map(lambda x: x.astype(np.float64), parameters), config
+    )
+    assert outputs["segmentation"].shape == (2, 9, 17, 1)
+    np.testing.assert_allclose(outputs["segmentation"], logit_map, atol=1e-4 * np.abs(logit_map).max())
+    np.testing.assert_allclose(outputs["decision"], logit, atol=1e-4 * np.abs(logit).max())
+
+
+@pytest.mark.parametrize(("side", "dilation"), [(5, 1), (3, 2), (3, 7), (9, 1), (15, 1)])
+def test_convolve_and_its_gradients_match_a_loop(side, dilation):
+    """Sides 9 and 15 take the sum over kernel rows, the others XLA's convolution."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 6, 11, 3)), rng.normal(size=(side, side, 3, 4))
+    cotangent = rng.normal(size=(2, 6, 11, 4))
+    value, pull = jax.vjp(
+        lambda x, kernel: layers.convolve(x, kernel, dilation=dilation), x.astype(np.float32), kernel.astype(np.float32)
+    )
+    gradient_x, gradient_kernel = pull(jnp.float32(cotangent))
+    np.testing.assert_allclose(value, reference_convolve(x, kernel, dilation), atol=1e-4)
+    # Each tap's weight gradient pairs what the tap sees with the cotangent; the image's is the flipped convolution.
+    expected_kernel = np.empty_like(kernel)
+    for i, j, patch in taps(x, side, dilation):
+        expected_kernel[i, j] = np.einsum("bhwi,bhwo->io", patch, cotangent)
+    np.testing.assert_allclose(gradient_kernel, expected_kernel, atol=1e-4)
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    np.testing.assert_allclose(gradient_x, reference_convolve(cotangent, flipped, dilation), atol=1e-4)
+
+
+def test_large_kernels_on_cpu_are_summed_by_rows():
+    """What the test above relies on: neither formulation is dead code."""
+    x = jnp.zeros((1, 8, 8, 2))
+
+    def program(side: int) -> str:
+        lowered = jax.jit(layers.convolve).lower(x, jnp.zeros((side, side, 2, 2)))
+        return lowered.as_text()
+
+    assert "convolution" in program(7)
+    assert "convolution" not in program(9)
+
+
+@pytest.mark.parametrize("kind", ["feature", "feature_official"])
+def test_feature_norm_values_and_gradient(kind):
+    rng = np.random.default_rng(0)
+    x, cotangent = rng.normal(3, 2, (2, 4, 5, 3)), rng.normal(size=(2, 4, 5, 3))
+    parameters = {"scale": rng.uniform(0.5, 1.5, 3), "bias": rng.normal(size=3)}
+    norm = layers.FeatureNorm(is_official=kind == "feature_official")
+    variables = {"params": jax.tree.map(jnp.float32, parameters)}
+    value, pull = jax.vjp(lambda x: norm.apply(variables, x), jnp.float32(x))
+    np.testing.assert_allclose(value, reference_norm(x, parameters, kind), atol=1e-5)
+    numeric = np.empty_like(x)
+    for at in np.ndindex(x.shape):  # central differences, float64
+        step = np.zeros_like(x)
+        step[at] = 1e-6
+        ends = [(reference_norm(x + sign * step, parameters, kind) * cotangent).sum() for sign in (1, -1)]
+        numeric[at] = (ends[0] - ends[1]) / 2e-6
+    np.testing.assert_allclose(pull(jnp.float32(cotangent))[0], numeric, atol=1e-4)
+    constant = jnp.full((1, 4, 4, 3), 0.7)  # a channel without contrast: no slope, not NaN
+    flat, pull = jax.vjp(lambda x: norm.apply(variables, x), constant)
+    np.testing.assert_allclose(flat, np.broadcast_to(parameters["bias"], flat.shape), atol=1e-5)
+    assert np.isfinite(pull(jnp.ones_like(flat))[0]).all()
+
+
+def test_squeeze_and_excitation_matches_float64_reference():
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 32))
+    module = layers.SqueezeExcitation(reduction=16)
+    variables = module.init(jax.random.key(0), jnp.float32(x))
+    parameters = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) + 0.1, variables["params"])
+    assert parameters["squeeze"]["kernel"].shape == (32, 2)
+    actual = module.apply({"params": jax.tree.map(jnp.float32, parameters)}, jnp.float32(x))
+    np.testing.assert_allclose(actual, reference_attention(x, parameters), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "nearest"), [(250, 1600, "248x1600"), (256, 1597, "256x1600"), (40, 70, "64x72")]
+)
+def test_invalid_sizes_name_the_nearest_valid_one(height, width, nearest):
+    with pytest.raises(InputError, match=f"image size {height}x{width} .* nearest valid size is {nearest}"):
+        models.build(STEEL).apply({}, jnp.zeros((1, height, width, 1)))
+    check_size(*map(int, nearest.split("x")))
+
+
+def decision_gradient(config: SegDecConfig) -> dict[str, np.ndarray]:
+    """Largest gradient of the decision logit in each part of the network."""
+    image = np.random.default_rng(0).uniform(size=(1, 64, 64, 1)).astype(np.float32)
+
+    def decision(parameters: dict) -> jax.Array:
+        return models.build(config).apply({"params": parameters}, image)["decision"].sum()
+
+    gradients = jax.jit(jax.grad(decision))(draw(config))
+    return {part: max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients[part])) for part in gradients}
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_stop_gradient_keeps_the_decision_out_of_the_segmentation(stop_gradient):
+    gradient = decision_gradient(SegDecConfig(kernels="atrous", stop_gradient=stop_gradient))
+    assert gradient["decision"] > 0
+    assert (gradient["segmentation"] == 0) == stop_gradient
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_outputs():
+    image = np.random.default_rng(1).uniform(0, 1, (1, 64, 128, 1)).astype(np.float32)
+    config = SegDecConfig(kernels="atrous", attention=True, dtype="bfloat16")
+    assert {leaf.dtype for leaf in shapes(config).values()} == {np.dtype("float32")}
+    variables = {"params": draw(config)}
+    exact, rounded = (jax.jit(models.build(c).apply)(variables, image) for c in (STEEL, config))
+    for name in ("segmentation", "decision"):
+        assert rounded[name].dtype == jnp.float32
+        error = np.abs(rounded[name] - exact[name]).max() / np.abs(exact[name]).max()
+        assert 0 < error < 0.1, name  # 0 would mean that nothing was computed in bfloat16
+
+
+def test_batch_norm_follows_the_batches_in_training_and_uses_its_averages_in_evaluation():
+    rng = np.random.default_rng(0)
+    x = rng.normal(2, 3, (4, 6, 6, 3))
+    module = layers.ConvNorm(features=5, kernel=3, norm="batch", is_logit=True)
+    variables = module.init(jax.random.key(0), jnp.float32(x), train=True)
+    before = reference_convolve(x, np.asarray(variables["params"]["kernel"], np.float64), 1)
+    mean, variance = before.mean((0, 1, 2)), before.var((0, 1, 2))
+    trained, updated = module.apply(variables, jnp.float32(x), train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(trained, (before - mean) / np.sqrt(variance + 1e-3), atol=1e-4)
+    average = updated["batch_stats"]["norm"]
+    np.testing.assert_allclose(average["mean"], 0.01 * mean, atol=1e-5)
+    np.testing.assert_allclose(average["var"], 0.99 + 0.01 * variance, rtol=1e-4)
+    evaluated = module.apply({**variables, **updated}, jnp.float32(x[:1]), train=False)
+    expected = (before[:1] - average["mean"]) / np.sqrt(np.asarray(average["var"]) + 1e-3)
+    np.testing.assert_allclose(evaluated, expected, atol=1e-4)
+
+
+def test_batch_norm_is_an_option_of_the_whole_network():
+    module = models.build(SegDecConfig(kernels="atrous", norm="batch"))
+    variables = jax.eval_shape(lambda: models.init(module, num_channels=1, seed=0))
+    assert variables["batch_stats"]["segmentation"].keys() == {*(f"conv{i}" for i in range(1, 11)), "logit"}
+    assert variables["batch_stats"]["decision"].keys() == {"conv1", "conv2", "conv3"}
+
+
+@pytest.mark.parametrize(("initializer", "deviation"), [("normal", 0.01), ("xavier_normal", (2 / (2 * 576)) ** 0.5)])
+def test_initializers(initializer, deviation):
+    module = models.build(SegDecConfig(kernels="atrous", initializer=initializer))
+    parameters = models.init(module, num_channels=1, seed=0)["params"]["segmentation"]["conv4"]
+    assert float(parameters["kernel"].std()) == pytest.approx(deviation, rel=0.02)
+    assert float(parameters["norm"]["scale"].min()) == 1
+    assert not parameters["norm"]["bias"].any()
+
+
+if __name__ == "__main__":
+    PARAMETERS.write_text(describe())

@@ -1,0 +1,63 @@
+"""Who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = {"types", "config"}
+ALLOWED = {
+    "types": set(),
+    "config": {"types"},
+    "overlay": BASE,
+    "losses": BASE,
+    "schedules": BASE,
+    "metrics": BASE,
+    "data": BASE,
+    "models": BASE,
+    "training": {*BASE, "data", "models", "losses", "schedules", "metrics", "overlay"},
+    "inference": {*BASE, "data", "models", "metrics", "overlay", "training"},
+    "interop": {*BASE, "models", "training"},
+    "reports": {*BASE, "data", "metrics", "overlay", "training", "inference"},
+}
+FILES = sorted((ROOT / "jaxdefect").rglob("*.py"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT / "jaxdefect").with_suffix("").parts
+    room = parts[0]
+    if room == "__init__":
+        return
+    names = imported_modules(path)
+    rooms = {name.split(".")[1] for name in names if name.startswith("jaxdefect.")}
+    assert rooms - {room} <= ALLOWED[room]
+    assert not any(name.split(".")[0] == "launch" for name in names)
+    assert not any(
+        name.split(".")[0] in ("torch", "tensorflow", "albumentations", "clu", "chex") for name in names - {"torch"}
+    )
+
+
+def test_data_knows_no_jax_and_orbax_is_in_one_file() -> None:
+    for path in FILES:
+        packages = {name.split(".")[0] for name in imported_modules(path)}
+        if "data" in path.relative_to(ROOT / "jaxdefect").parts:
+            assert not packages & {"jax", "flax", "optax", "orbax"}, path
+        assert "orbax" not in packages or path.name == "checkpoint.py", path
+
+
+def test_configs_import_nothing_of_the_library() -> None:
+    for path in (ROOT / "configs").rglob("*.py"):
+        assert not any(name.startswith(("jaxdefect", "launch")) for name in imported_modules(path)), path

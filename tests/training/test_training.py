@@ -1,0 +1,217 @@
+"""A whole small training: exact resume, stages, refusals, and the same numbers on two devices."""
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdefect import models
+from jaxdefect.config import (
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+    SegDecConfig,
+    SplitConfig,
+    SyntheticConfig,
+    TrainingConfig,
+)
+from jaxdefect.data import pipeline
+from jaxdefect.training import checkpoint, loop, runs, state, step
+from jaxdefect.types import InputError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = tmp_path_factory.mktemp("data") / "surfaces"
+    return Config(
+        data=DataConfig(
+            reader="synthetic",
+            root=str(root),
+            image_size=(128, 128),
+            synthetic=SyntheticConfig(layout="folder", num_images=24, height=128, width=128),
+        ),
+        split=SplitConfig(test_fraction=0.2, validation_fraction=0.2, num_positives=5, num_masks=3),
+        model=SegDecConfig(kernels="atrous"),
+        loss=LossConfig(segmentation="bce", balance="linear"),
+        optimizer=OptimizerConfig(name="momentum", learning_rate=0.05),
+        training=TrainingConfig(epochs=2, batch_size=2, ema_decay=0.9),
+    )
+
+
+def leaves(workdir: Path, config: Config, which: str = "last") -> dict[str, np.ndarray]:
+    variables, _ = checkpoint.restore_variables(workdir, config=config, which=which)
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+
+
+def figures(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that went through without a stop."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert loop.train(config, workdir) == 0
+    return workdir
+
+
+def test_a_run_holds_what_is_needed_to_judge_it(config: Config, finished: Path) -> None:
+    lines = figures(finished)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 11))
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [5, 10]
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["segmentation_weight"] for line in train] == [1.0] * 5 + [0.5] * 5
+    assert [line["decision_weight"] for line in train] == [0.0] * 5 + [0.5] * 5
+    assert len(list((finished / "overlays" / "step_000010").glob("*.png"))) == 4
+    assert list((finished / "tensorboard").iterdir())
+    run = runs.load(finished)
+    assert run.config == config
+    assert len(run.split.masked) == 3
+    version = json.loads((finished / "versions.jsonl").read_text().splitlines()[0])
+    assert version["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("stop", ["crash", "SIGTERM"])
+def test_a_stopped_run_ends_with_the_same_numbers(
+    config: Config, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    iterate = pipeline.iterate
+
+    def stopping(*arguments, **settings) -> Iterator[dict]:
+        for number, batch in enumerate(iterate(*arguments, **settings)):
+            if number == 7 and stop == "crash":
+                raise RuntimeError("the power went")
+            if number == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "iterate", stopping)
+        if stop == "crash":
+            with pytest.raises(RuntimeError, match="the power went"):
+                loop.train(config, tmp_path)
+        else:
+            assert loop.train(config, tmp_path) == 128 + signal.SIGTERM
+            assert checkpoint.open_checkpoints(tmp_path).latest_step() == 8
+    assert loop.train(config, tmp_path) == 0
+
+    expected = leaves(finished, config)
+    for path, value in leaves(tmp_path, config).items():
+        np.testing.assert_array_equal(value, expected[path], err_msg=path)
+    assert figures(tmp_path) == figures(finished)
+
+
+def test_another_config_is_refused_with_the_difference(config: Config, finished: Path) -> None:
+    other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.5))
+    with pytest.raises(InputError, match=r"config\.optimizer\.learning_rate: 0\.05 -> 0\.5"):
+        loop.train(other, finished)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(config: Config, finished: Path) -> None:
+    other = dataclasses.replace(config, model=SegDecConfig(kernels="large"))
+    with pytest.raises(InputError, match=r"segmentation/conv1/kernel: checkpoint \(3, 3, 1, 32\).*\(5, 5, 1, 32\)"):
+        checkpoint.restore_variables(finished, config=other)
+    with pytest.raises(InputError, match=r"choose best, last or one of the steps \[5, 10\]"):
+        checkpoint.restore_variables(finished, config=config, which="7")
+
+
+def test_best_is_the_checkpoint_of_the_best_validation(config: Config, finished: Path) -> None:
+    scores = {line["step"]: line["average_precision"] for line in figures(finished) if line["kind"] == "validation"}
+    _, best = checkpoint.restore_variables(finished, config=config, which="best")
+    assert scores[best] == max(scores.values())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config: Config, tmp_path: Path) -> None:
+    diverging = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
+    with pytest.raises(InputError, match=r"step \d+: .*not finite.*learning_rate"):
+        loop.train(diverging, tmp_path)
+
+
+def batch_of(count: int, *, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = np.arange(count) % 2
+    return {
+        "image": rng.random((count, 128, 128, 1), np.float32),
+        "mask": rng.random((count, 16, 16, 1), np.float32) * label[:, None, None, None].astype(np.float32),
+        "weight": rng.random((count, 16, 16, 1), np.float32),
+        "label": label.astype(np.float32),
+        "has_mask": np.ones(count, np.float32),
+        "id": np.array([f"s{i}" for i in range(count)]),
+    }
+
+
+def run_steps(config: Config, *, num_devices: int) -> tuple[state.TrainState, list[dict[str, float]]]:
+    stage = state.stages(config, steps_per_epoch=1)[0]
+    module = models.build(config.model)
+    mesh = jax.sharding.Mesh(jax.local_devices()[:num_devices], ("data",))
+    current = jax.device_put(
+        state.initial_state(module, config, stage), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
+    compiled = step.make_step(module, config, stage, mesh=mesh)
+    history = []
+    for number in range(2):
+        current, metrics = compiled(current, step.place(batch_of(4, seed=number), mesh))
+        history.append(jax.device_get(metrics))
+    return current, history
+
+
+def test_two_devices_give_the_numbers_of_one(config: Config) -> None:
+    assert jax.local_device_count() == 2
+    assert [step.device_mesh(n).size for n in (1, 2, 3, 4)] == [1, 2, 1, 2]
+    config = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=0.01))
+    one, one_history = run_steps(config, num_devices=1)
+    two, two_history = run_steps(config, num_devices=2)
+    # Sums over the batch run in another order, and the norms after the second step magnify that.
+    for first, second, tolerance in zip(one_history, two_history, (1e-5, 1e-3), strict=True):
+        for name, value in first.items():
+            np.testing.assert_allclose(second[name], value, rtol=tolerance, err_msg=name)
+    for first, second in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
+
+
+def test_stages_train_their_own_part_only(config: Config) -> None:
+    two_stage = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, stages="two_stage", epochs=1, ema_decay=0.5)
+    )
+    segmentation, decision = state.stages(two_stage, steps_per_epoch=2)
+    assert (segmentation.start, segmentation.end, decision.start, decision.end) == (0, 2, 2, 4)
+    module = models.build(two_stage.model)
+    current = state.initial_state(module, two_stage, segmentation)
+    initial = jax.device_get(current.params)
+    current, _ = step.make_step(module, two_stage, segmentation)(current, batch_without_id())
+    middle = jax.device_get(current)
+    assert changed(initial["segmentation"], middle.params["segmentation"])
+    assert not changed(initial["decision"], middle.params["decision"])
+
+    current = state.next_stage(current, two_stage, decision)
+    assert not changed(current.params["segmentation"], middle.ema_params["segmentation"])
+    current, _ = step.make_step(module, two_stage, decision)(current, batch_without_id())
+    end = jax.device_get(current)
+    assert not changed(end.params["segmentation"], middle.ema_params["segmentation"])
+    assert changed(middle.params["decision"], end.params["decision"])
+
+
+def batch_without_id() -> dict[str, np.ndarray]:
+    return {key: value for key, value in batch_of(2).items() if key != "id"}
+
+
+def changed(first: dict, second: dict) -> bool:
+    return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+
+
+def test_parameters_must_match_the_pattern() -> None:
+    params = {"a": {"kernel": np.zeros(1), "bias": np.zeros(1)}, "b": {"kernel": np.zeros(1)}}
+    trained, rest = state.split_params(params, "a/.*")
+    assert (sorted(trained), sorted(rest)) == (["a/bias", "a/kernel"], ["b/kernel"])
+    assert state.merge_params(trained, rest) == params
+    with pytest.raises(InputError, match="no parameter matches 'c/"):
+        state.split_params(params, "c/.*")

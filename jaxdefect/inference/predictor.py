@@ -62,12 +62,15 @@ class Predictor:
     forward: Forward
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike, *, checkpoint: str | None = None) -> "Predictor":
+    def load(
+        cls, workdir: str | os.PathLike, *, checkpoint: str | None = None, is_calibrating: bool = False
+    ) -> "Predictor":
         """Loads a run.
 
         Args:
           workdir: the folder that training wrote.
           checkpoint: "best", "last" or a step; None: what `config.training.select` says.
+          is_calibrating: the caller will choose the thresholds, so do not warn of missing ones.
 
         Raises:
           InputError: no run there, no such checkpoint, or one of another architecture.
@@ -75,21 +78,8 @@ class Predictor:
         run = runs.load(Path(workdir))
         variables, step = checkpoints.restore_variables(run.workdir, config=run.config, which=checkpoint)
         calibration = calibrations.load(run.workdir)
-        if calibration is None:
-            _LOGGER.warning(
-                "%s holds no calibration: the threshold is %s, chosen by nobody. "
-                "`python -m launch.evaluate --workdir=%s` chooses one on the validation images.",
-                run.workdir,
-                _DEFAULT_THRESHOLD,
-                run.workdir,
-            )
-        elif calibration.checkpoint_step != step:
-            _LOGGER.warning(
-                "The threshold of %s was chosen for the checkpoint of step %d, and this is step %d.",
-                run.workdir,
-                calibration.checkpoint_step,
-                step,
-            )
+        if not is_calibrating:
+            _warn_of_thresholds(calibration, checkpoint_step=step, workdir=run.workdir)
         module = models.build(run.config.model)
         return cls(
             config=run.config,
@@ -185,6 +175,24 @@ class Predictor:
         """A map [h, w] of `predict_batch` at the image's own size, [height, width] float32."""
         stride = self.config.data.image_size[0] // probability.shape[0]
         return overlay.map_to_image_size(probability, height, width, stride=stride)
+
+
+def _warn_of_thresholds(calibration: Calibration | None, *, checkpoint_step: int, workdir: Path) -> None:
+    if calibration is None:
+        _LOGGER.warning(
+            "%s holds no calibration: the threshold is %s, chosen by nobody. "
+            "`python -m launch.evaluate --workdir=%s` chooses one on the validation images.",
+            workdir,
+            _DEFAULT_THRESHOLD,
+            workdir,
+        )
+    elif calibration.checkpoint_step != checkpoint_step:
+        _LOGGER.warning(
+            "The threshold of %s was chosen for the checkpoint of step %d, and this is step %d.",
+            workdir,
+            calibration.checkpoint_step,
+            checkpoint_step,
+        )
 
 
 def normalise(image: np.ndarray, *, num_channels: int) -> np.ndarray:

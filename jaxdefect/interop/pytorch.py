@@ -138,15 +138,17 @@ def _unwrap(found: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     prefix = "module."
-    if found and all(name.startswith(prefix) for name in found):
-        return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+    is_parallel = all(str(name).startswith(prefix) for name in found)
+    return {str(name).removeprefix(prefix) if is_parallel else str(name): tensor for name, tensor in found.items()}
 
 
 def _array(tensor: Any) -> np.ndarray:
     if hasattr(tensor, "detach"):  # torch: numpy refuses gradients, other devices and bfloat16
         tensor = tensor.detach().cpu().float()
-    return np.asarray(tensor)
+    try:
+        return np.asarray(tensor)
+    except ValueError:  # lists of several lengths: no tensor, to be reported by its name
+        return np.empty((), object)
 
 
 def _num_channels(first_weight: np.ndarray | None) -> int:
@@ -156,7 +158,8 @@ def _num_channels(first_weight: np.ndarray | None) -> int:
 
 def _wanted_shapes(module: nn.Module, *, num_channels: int) -> dict[str, Shape]:
     variables = jax.eval_shape(lambda: models.init(module, num_channels=num_channels, seed=0))
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
+    leaves: dict[str, Any] = dict(traverse_util.flatten_dict(variables, sep="/"))
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _problems(

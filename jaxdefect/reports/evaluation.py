@@ -53,7 +53,7 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
     run = runs.load(workdir)
     samples = readers.read(run.config.data)
     chosen = select_samples(samples, split=run.split, part=part)
-    predictor = Predictor.load(run.workdir, checkpoint=checkpoint)
+    predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
     batch_size = max(_MIN_BATCH_SIZE, run.config.training.batch_size)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         calibration = calibrations.load(run.workdir)

@@ -20,7 +20,6 @@ from jaxdefect.training.state import Stage, TrainState, optimizer
 from jaxdefect.training.step import make_step
 from jaxdefect.types import InputError
 
-
 CONVOLUTIONS = (  # name, name of its norm, outputs, inputs, side
     ("volume.0.0", "volume.0.1", 32, 3, 5),
     ("volume.2.0", "volume.2.1", 64, 32, 5),
@@ -224,15 +223,17 @@ def test_every_tensor_that_does_not_fit_is_named(colour):
     colour["fc.weight"] = np.zeros((66, 1), np.float32)
     colour["fc.bias"] = np.zeros(1, np.int64)
     colour["volume.0.1.num_batches_tracked"] = np.zeros((), np.int64)
+    colour["history"] = [[0.5], [0.4, 0.3]]
     with pytest.raises(InputError) as error:
         pytorch.load("segdec_official", colour)
     heading, *lines = str(error.value).splitlines()
-    assert "4 of its tensors" in heading
+    assert "5 of its tensors" in heading
     assert [line.strip() for line in lines] == [
         "volume.0.1.scale: missing, wanted [1, 32, 1, 1]",
         "fc.weight: found [66, 1], wanted [1, 66]",
         "fc.bias: found values of type int64, wanted floating-point numbers",
         "volume.0.1.num_batches_tracked: found [], unknown to this architecture",
+        "history: found [], unknown to this architecture",
     ]
 
 

@@ -1,0 +1,106 @@
+"""The launchers as a user meets them: a whole job from data to predictions, and one clear line for every mistake."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def launch(verb: str, *arguments: str, code: int = 0) -> str:
+    """Runs a launcher and checks its exit code; its output."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"launch.{verb}", *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_from_data_to_predictions(tmp_path: Path) -> None:
+    data, workdir, out = tmp_path / "data", tmp_path / "run", tmp_path / "out"
+    launch("synthesize", "--layout=severstal", f"--out={data}", "--num_images=30", "--height=128", "--width=256")
+    train = (
+        "train",
+        "--config=configs/severstal_mixed.py:num_positives=8,num_masks=4",
+        f"--config.data.root={data}",
+        "--config.data.image_size=(64,128)",
+        "--config.training.epochs=2",
+        "--config.training.batch_size=2",
+        f"--workdir={workdir}",
+    )
+    text = launch(*train)
+    assert "8 positives (4 with masks)" in text
+    assert "resuming after step 16" in launch(*train)  # run again: nothing left to do, and nothing lost
+    refused = launch(*train, "--config.optimizer.learning_rate=0.5", code=2)
+    assert "config.optimizer.learning_rate: 0.1 -> 0.5" in refused
+
+    text = launch("evaluate", f"--workdir={workdir}")
+    assert str(workdir / "evaluation" / "test" / "report.html") in text
+    metrics = json.loads((workdir / "evaluation" / "test" / "metrics.json").read_text())
+    split = json.loads((workdir / "split.json").read_text())
+    assert metrics["num_images"] == len(split["test"])
+    assert metrics["threshold_source"] == "validation"
+    with (workdir / "evaluation" / "test" / "scores.csv").open() as file:
+        assert [row["id"] for row in csv.DictReader(file)] == split["test"]
+
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(images / "colour.png"), rng.integers(0, 255, (90, 70, 3), np.uint8))
+    cv2.imwrite(str(images / "deep.png"), rng.integers(0, 65535, (50, 300), np.uint16))
+    (images / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    text = launch("predict", f"--workdir={workdir}", f"--images={images}", f"--out={out}", code=1)
+    assert "broken.jpg" in text
+    with (out / "predictions.csv").open() as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert rows["broken.jpg"]["error"]
+    assert 0 <= float(rows["deep.png"]["score"]) <= 1
+    assert cv2.imread(str(out / rows["deep.png"]["map"]), cv2.IMREAD_UNCHANGED).shape == (50, 300)
+
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--workdir=x"), "--config=FILE is missing"),
+        (("train", "--config=configs/quickstrat.py", "--workdir=x"), "no such file; there are: configs/folder.py"),
+        (("train", QUICKSTART), "--workdir=… is missing"),
+        (("train", QUICKSTART, "--workdri=x"), "Did you mean: workdir"),
+        (("train", QUICKSTART, "--config.training.epoch=3", "--workdir=x"), 'Did you mean "epochs"'),
+        (("train", QUICKSTART, "--config.training.epochs=many", "--workdir=x"), "config.training.epochs=many"),
+        (("train", QUICKSTART, "--config.model.norm=batchnorm", "--workdir=x"), "did you mean 'batch'?"),
+        (("train", QUICKSTART, "--config.data.image_size=(100,256)", "--workdir=x"), "nearest valid height is 96"),
+        (("train", QUICKSTART, "--workdir=/proc/run"), "/proc/run"),
+        (("evaluate", "--workdir=nowhere"), "not the directory of a run"),
+        (("predict", "--workdir=nowhere", "--images=nothing", "--out=x"), "nothing"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    text = launch(*(argument.replace("=x", f"={tmp_path / 'x'}") for argument in arguments), code=2)
+    assert message in text
+    assert text.count("\n") <= 3
+
+
+def test_a_missing_data_set_says_where_to_get_it(tmp_path: Path) -> None:
+    for config, source in (("severstal_mixed", "severstal-steel-defect-detection"), ("kolektor_joint", "vicos.si")):
+        text = launch(
+            "train",
+            f"--config=configs/{config}.py",
+            f"--config.data.root={tmp_path / 'absent'}",
+            f"--workdir={tmp_path / 'run'}",
+            code=2,
+        )
+        assert source in text
+        assert "config.data.root" in text

@@ -103,7 +103,10 @@ def read_config(source: str) -> ConfigDict:
     namespace = runpy.run_path(str(path))
     if "get_config" not in namespace:
         raise InputError(f"--config={source}: {path} defines no get_config()")
-    values = namespace["get_config"](argument) if has_argument else namespace["get_config"]()
+    try:
+        values = namespace["get_config"](argument) if has_argument else namespace["get_config"]()
+    except (TypeError, ValueError) as error:  # an argument that the file does not take, or not this one
+        raise InputError(f"--config={source}: {error}") from error
     return ConfigDict(dataclasses.asdict(config_lib.from_dict(values.to_dict())))
 
 

@@ -75,6 +75,7 @@ QUICKSTART = "--config=configs/quickstart.py"
     [
         (("train", "--workdir=x"), "--config=FILE is missing"),
         (("train", "--config=configs/quickstrat.py", "--workdir=x"), "no such file; there are: configs/folder.py"),
+        (("train", "--config=configs/kolektor_joint.py:offical", "--workdir=x"), "must be paper or official"),
         (("train", QUICKSTART), "--workdir=… is missing"),
         (("train", QUICKSTART, "--workdri=x"), "Did you mean: workdir"),
         (("train", QUICKSTART, "--config.training.epoch=3", "--workdir=x"), 'Did you mean "epochs"'),

@@ -14,5 +14,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(argument: str = "num_positives=3000") -> ConfigDict:
+    """`argument`: "num_positives=300"."""
+    if "num_masks" in argument:
+        raise ValueError("num_masks is set by this file; use severstal_mixed.py to choose it")
     mixed = runpy.run_path(str(Path(__file__).with_name("severstal_mixed.py")))
     return mixed["get_config"](f"{argument},num_masks=-1")

@@ -19,12 +19,16 @@ _SCHEDULES = ((300, 90, 0.01), (750, 80, 0.01), (1500, 60, 0.015), (3000, 40, 0.
 
 def get_config(argument: str = "") -> ConfigDict:
     """`argument`: "num_positives=3000,num_masks=150", either part optional; num_masks=-1 means all."""
-    given = dict(part.split("=", 1) for part in argument.split(",") if part)
-    num_positives = int(given.pop("num_positives", 3000))
-    num_masks = int(given.pop("num_masks", 150))
-    if given:
-        raise ValueError(f"severstal_mixed.py:{argument}: only num_positives and num_masks can be set here")
-    epochs, decay_rate = next(((e, b) for most, e, b in _SCHEDULES if num_positives <= most), _SCHEDULES[-1][1:])
+    given = {"num_positives": 3000, "num_masks": 150}
+    for part in filter(None, argument.split(",")):
+        name, _, value = part.partition("=")
+        if name not in given or not value.lstrip("-").isdigit():
+            raise ValueError(f"{part!r}: write num_positives=COUNT,num_masks=COUNT (-1: all)")
+        given[name] = int(value)
+    num_positives, num_masks = given["num_positives"], given["num_masks"]
+    epochs, decay_rate = _SCHEDULES[-1][1:]
+    if num_positives >= 0:
+        epochs, decay_rate = next(((e, b) for most, e, b in _SCHEDULES if num_positives <= most), _SCHEDULES[-1][1:])
     return ConfigDict(
         {
             "data": {

@@ -2,11 +2,50 @@
 
 import dataclasses
 import difflib
+import functools
+import sys
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxdefect.types import InputError
+
+_SIZE_STEP = 8  # input pixels per pixel of the segmentation map
+_MIN_SIZE = 64  # the decision network halves the map three more times
+_HUGE = 2**40
+_RANGES = (  # setting, smallest, largest
+    ("data.dilation_px", 0, 1000),
+    ("data.distance_power", 0, 100),
+    ("data.distance_weight_max", 0, sys.float_info.max),
+    ("data.num_workers", 0, 1000),
+    ("data.augment.affine_degrees", 0, 180),
+    ("data.augment.affine_scale", 0, 0.9),
+    ("data.augment.affine_shift", 0, 1),
+    ("data.augment.brightness", 0, 1),
+    ("data.augment.contrast", 0, 1),
+    ("data.augment.noise", 0, 1),
+    ("split.num_folds", 2, 1000),
+    ("split.num_positives", -1, _HUGE),
+    ("split.num_masks", -1, _HUGE),
+    ("split.test_fraction", 0, 0.99),
+    ("split.validation_fraction", 0, 0.99),
+    ("model.num_first_convs", 1, 10),
+    ("model.attention_reduction", 1, 64),
+    ("loss.decision_weight", 0, sys.float_info.max),
+    ("loss.decay_rate", 0, 1),
+    ("loss.decay_feedback", 0, sys.float_info.max),
+    ("optimizer.learning_rate", sys.float_info.min, sys.float_info.max),
+    ("optimizer.warmup_steps", 0, _HUGE),
+    ("optimizer.momentum", 0, 1),
+    ("optimizer.weight_decay", 0, sys.float_info.max),
+    ("optimizer.gradient_clip", 0, sys.float_info.max),
+    ("training.epochs", 1, _HUGE),
+    ("training.batch_size", 1, _HUGE),
+    ("training.ema_decay", 0, 1 - sys.float_info.epsilon),
+    ("training.validate_every_epochs", 1, _HUGE),
+    ("training.checkpoint_every_epochs", 1, _HUGE),
+    ("training.seed", 0, 2**32 - 1),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +135,7 @@ class LossConfig:
     reduction: Literal["mean", "sum"] = "mean"  # over the images of a batch
     balance: Literal["linear", "decay", "none"] = "linear"  # (1 - n/N, n/N); (theta, 1 - theta); (1, 1)
     decay_rate: float = 0.01  # beta of theta_n = (1 - beta) theta_(n-1) - alpha g_n, theta_0 = 1
-    decay_feedback: float = 0.0  # alpha; g_n is the mean of (w-less segmentation - delta * decision loss) of epoch n
+    decay_feedback: float = 0.0  # alpha; g_n is the mean of (segmentation - delta * decision loss) in epoch n
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,37 +246,40 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def check_image_size(height: int, width: int) -> None:
+    """Checks a network's input size.
+
+    Raises:
+      InputError: a side is not a multiple of 8 of at least 64; it names the nearest valid size.
+    """
+    nearest = [max(_MIN_SIZE, round(side / _SIZE_STEP) * _SIZE_STEP) for side in (height, width)]
+    if [height, width] != nearest:
+        raise InputError(
+            f"image size {height}x{width} (height x width; config.data.image_size): both must be multiples of "
+            f"{_SIZE_STEP} of at least {_MIN_SIZE}; the nearest valid size is {nearest[0]}x{nearest[1]}"
+        )
+
+
 def _check_ranges(config: Config) -> None:
-    data, split, loss, training = config.data, config.split, config.loss, config.training
+    data, split, training = config.data, config.split, config.training
 
-    def require(ok: bool, where: str, value: Any, wanted: str) -> None:
-        if not ok:
-            raise InputError(f"config.{where} = {value!r}: must be {wanted}")
-
-    for size, axis in zip(data.image_size, ("height", "width"), strict=True):
-        if size < 64 or size % 8:
-            near = max(64, round(size / 8) * 8)
-            raise InputError(
-                f"config.data.image_size = {data.image_size}: the {axis} {size} is not a multiple of 8 of at least 64; "
-                f"the nearest valid {axis} is {near}"
-            )
-    require(data.num_channels in (1, 3), "data.num_channels", data.num_channels, "1 (gray) or 3 (colour)")
-    require(data.dilation_px >= 0, "data.dilation_px", data.dilation_px, "0 or more")
-    require(data.num_workers >= 0, "data.num_workers", data.num_workers, "0 or more")
-    require(split.num_folds >= 2, "split.num_folds", split.num_folds, "2 or more")
-    for name in ("validation_fraction", "test_fraction"):
-        value = getattr(split, name)
-        require(0 <= value < 1, f"split.{name}", value, "in [0, 1)")
-    for name in ("num_positives", "num_masks"):
-        value = getattr(split, name)
-        require(value >= -1, f"split.{name}", value, "-1 (all) or a count of 0 or more")
+    check_image_size(*data.image_size)
+    if data.num_channels not in (1, 3):
+        raise InputError(f"config.data.num_channels = {data.num_channels}: must be 1 (gray) or 3 (colour)")
+    for name, low, high in _RANGES:
+        section, key = name.split(".", 1)
+        value = functools.reduce(getattr, key.split("."), getattr(config, section))
+        if not low <= value <= high:
+            at_least = "above 0" if 0 < low < 1 else f"{low:g} or more"
+            wanted = f"between {low:g} and {high:g}" if high < _HUGE else at_least
+            raise InputError(f"config.{name} = {value!r}: must be {wanted}")
     if 0 <= split.num_positives < split.num_masks:
         raise InputError(
             f"config.split.num_masks = {split.num_masks}: more masks asked than positives "
             f"(config.split.num_positives = {split.num_positives}); lower one or raise the other"
         )
-    require(0 <= loss.decay_rate < 1, "loss.decay_rate", loss.decay_rate, "in [0, 1)")
-    require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", config.optimizer.learning_rate, "above 0")
-    require(0 <= training.ema_decay < 1, "training.ema_decay", training.ema_decay, "in [0, 1)")
-    for name in ("epochs", "batch_size", "validate_every_epochs", "checkpoint_every_epochs"):
-        require(getattr(training, name) >= 1, f"training.{name}", getattr(training, name), "1 or more")
+    if training.stages == "two_stage" and config.model.norm == "batch":
+        raise InputError(
+            "config.model.norm = 'batch': the running averages of a frozen segmentation network would move on; "
+            "use 'feature' with config.training.stages = 'two_stage'"
+        )

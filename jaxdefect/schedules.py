@@ -51,7 +51,9 @@ def linear_balance(*, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
 
 def decay_balance(*, steps_per_epoch: int, rate: float) -> optax.Schedule:
     """theta_n = (1 - rate)^n in epoch n, a staircase over steps (Bi 2022, eq. 5 without its gradient term)."""
-    return optax.exponential_decay(1.0, steps_per_epoch, 1.0 - rate, staircase=True)
+    # Not optax.exponential_decay: its staircase divides in float32 and lags at the start of some epochs.
+    decay = optax.exponential_decay(1.0, 1, 1.0 - rate)
+    return lambda step: decay(jnp.asarray(step) // steps_per_epoch)
 
 
 def balance(config: LossConfig, *, steps_per_epoch: int, num_epochs: int) -> Balance:

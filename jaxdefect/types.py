@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -58,9 +57,6 @@ class Split:
 # image [B, H, W, C] float32 in [0, 1], mask [B, h, w, 1] float32 in [0, 1], weight [B, h, w, 1] float32,
 # label [B] float32 in {0, 1}, has_mask [B] float32 in {0, 1}, id [B] str.
 Batch = Mapping[str, np.ndarray]
-
-# What a model returns: "segmentation" logit map [B, h, w, 1], "decision" logit [B], and whatever else it has.
-Outputs = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[st
             return main(argv)
         except InputError as error:
             _fail(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
 
     return guarded
 
@@ -100,14 +104,20 @@ def read_config(source: str) -> ConfigDict:
             sorted(str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py"))
         )
         raise InputError(f"--config={source}: no such file; there are: {choices or 'none'}")
-    namespace = runpy.run_path(str(path))
+    try:
+        namespace = runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise InputError(f"--config={source}: {error.filename}, line {error.lineno}: {error.msg}") from error
     if "get_config" not in namespace:
         raise InputError(f"--config={source}: {path} defines no get_config()")
-    try:
-        values = namespace["get_config"](argument) if has_argument else namespace["get_config"]()
-    except (TypeError, ValueError) as error:  # an argument that the file does not take, or not this one
-        raise InputError(f"--config={source}: {error}") from error
-    return ConfigDict(dataclasses.asdict(config_lib.from_dict(values.to_dict())))
+    if not has_argument:
+        values = namespace["get_config"]()
+    else:
+        try:
+            values = namespace["get_config"](argument)
+        except (TypeError, ValueError) as error:  # it takes no argument, or not this one
+            raise InputError(f"--config={source}: {error}") from error
+    return ConfigDict(dataclasses.asdict(config_lib.from_dict(ConfigDict(values).to_dict())))
 
 
 def _fail(error: InputError) -> None:

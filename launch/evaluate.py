@@ -17,6 +17,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "best, last or a step; def
 
 
 def main(_: Sequence[str]) -> None:
+    """Evaluates, prints the figures and where the report is."""
     metrics = run_evaluation(_WORKDIR.value, part=_SPLIT.value, checkpoint=_CHECKPOINT.value)
     console = Console()
     console.print(metrics_table(metrics))

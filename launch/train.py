@@ -8,13 +8,15 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxdefect.training import loop
 from launch import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: everything that it writes, and resumes from.")
 
 
 def main(argv: Sequence[str]) -> int:
+    """Trains; the exit code is 0, or 128 + the signal's number when interrupted."""
+    from jaxdefect.training import loop  # not above: decoding processes import this file, and need no JAX
+
     del argv
     config = cli.config()
     workdir = cli.required(_WORKDIR)

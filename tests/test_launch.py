@@ -81,7 +81,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (("train", QUICKSTART, "--config.training.epoch=3", "--workdir=x"), 'Did you mean "epochs"'),
         (("train", QUICKSTART, "--config.training.epochs=many", "--workdir=x"), "config.training.epochs=many"),
         (("train", QUICKSTART, "--config.model.norm=batchnorm", "--workdir=x"), "did you mean 'batch'?"),
-        (("train", QUICKSTART, "--config.data.image_size=(100,256)", "--workdir=x"), "nearest valid height is 96"),
+        (("train", QUICKSTART, "--config.data.image_size=(100,256)", "--workdir=x"), "nearest valid size is 96x256"),
         (("train", QUICKSTART, "--workdir=/proc/run"), "/proc/run"),
         (("evaluate", "--workdir=nowhere"), "not the directory of a run"),
         (("predict", "--workdir=nowhere", "--images=nothing", "--out=x"), "nothing"),

@@ -6,6 +6,7 @@ resume at step k is therefore to start reading at k, whatever the number of work
 
 import dataclasses
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ Batches = grain.MapDataset  # of batches
 
 
 def steps_per_epoch(num_positives: int, *, batch_size: int) -> int:
-    """Steps that show every positive once and as many negatives; a last batch that is not full counts."""
+    """Steps that show every positive once and as many negatives.
+
+    All batches are full: where the batch size does not divide, an epoch ends with the first images of the next pass.
+    """
     return math.ceil(2 * num_positives / batch_size)
 
 
@@ -108,7 +112,14 @@ def iterate(batches: grain.MapDataset, *, start: int, num_workers: int) -> Itera
     if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags, which only launchers parse
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-    return iter(rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).mp_prefetch(options))
+    stream = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    return iter(stream.mp_prefetch(options, _ignore_interrupt))
+
+
+def _ignore_interrupt(worker_index: int, worker_count: int) -> None:
+    """In a worker process: a Ctrl-C is for the training loop, which still needs the worker to finish its step."""
+    del worker_index, worker_count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class TrainingElement:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from jaxdefect.data import annotation
 from jaxdefect.data.surfaces import Surface, render
 from jaxdefect.types import InputError
 
@@ -81,14 +82,6 @@ def is_positive(index: int, *, positive_fraction: float) -> bool:
     return int((index + 1) * positive_fraction + 1e-9) > int(index * positive_fraction + 1e-9)
 
 
-def encode_runs(mask: np.ndarray) -> str:
-    """A [H, W] mask as "start length start length …": pixels counted from 1, down the columns, left to right."""
-    flat = np.concatenate([[False], mask.T.ravel().astype(bool), [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts, ends = edges[::2], edges[1::2]
-    return " ".join(f"{start} {end - start}" for start, end in zip(starts, ends, strict=True))
-
-
 def _check(parameters: dict[str, Any]) -> None:
     def require(ok: bool, name: str, wanted: str) -> None:
         if not ok:
@@ -105,6 +98,11 @@ def image_id(index: int) -> str:
     """Nine hexadecimal digits, as Severstal has them: distinct, and in no order that gives the label away."""
     scattered = (index + 1) * 0x9E3779B97 % 2**36  # an odd factor: one to one
     return f"{scattered ^ scattered >> 18:09x}"  # or else the last digit's parity would alternate with the index
+
+
+def _run_text(mask: np.ndarray) -> str:
+    """A [H, W] mask as "start length start length …", as train.csv has it."""
+    return " ".join(f"{start} {length}" for start, length in annotation.encode_runs(mask))
 
 
 def _for_each_surface(parameters: dict[str, Any], save: Callable[[str, Surface], Any]) -> list[Any]:
@@ -134,7 +132,7 @@ def _write_severstal(folder: Path, parameters: dict[str, Any]) -> None:
         # Three equal channels, as the original's files have.
         colour = cv2.cvtColor(surface.image, cv2.COLOR_GRAY2BGR)
         _save(images / f"{name}.jpg", colour, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        return [(f"{name}.jpg", class_id, encode_runs(mask)) for class_id, mask in sorted(surface.masks.items())]
+        return [(f"{name}.jpg", class_id, _run_text(mask)) for class_id, mask in sorted(surface.masks.items())]
 
     rows = [row for rows in _for_each_surface(parameters, save) for row in rows]
     with (folder / "train.csv").open("w", newline="") as file:

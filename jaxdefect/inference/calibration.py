@@ -30,11 +30,18 @@ def calibration_path(workdir: Path) -> Path:
 
 
 def save(calibration: Calibration, workdir: Path) -> None:
-    """Writes `<workdir>/calibration.json` whole or not at all."""
+    """Writes `<workdir>/calibration.json` whole or not at all.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
     path = calibration_path(workdir)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(dataclasses.asdict(calibration), indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(dataclasses.asdict(calibration), indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def load(workdir: Path) -> Calibration | None:

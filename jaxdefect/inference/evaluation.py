@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from jaxdefect.config import Config, DataConfig
-from jaxdefect.data.annotation import load_mask
+from jaxdefect.data.annotation import load_mask, resize_mask
 from jaxdefect.data.images import read_image, resize_image
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.thresholds import best_f1_threshold
@@ -152,7 +151,7 @@ def evaluate(
     """Scores all samples, counts pixels, and keeps the maps of the gallery's images only.
 
     Pixels are compared at network input size: the map upsampled bilinearly (`overlay.map_to_image_size`), against the
-    annotation as it is (not dilated), resized to the nearest pixel. A positive without a mask is left out of the
+    annotation as it is (not dilated), resized as in training. A positive without a mask is left out of the
     pixel counts.
 
     Args:
@@ -267,5 +266,4 @@ def _read(sample: Sample, data: DataConfig) -> _Read:
     if sample.label and sample.mask is None:
         return sample, resized, None
     mask = load_mask(sample, height=image.shape[0], width=image.shape[1])
-    height, width = data.image_size
-    return sample, resized, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    return sample, resized, resize_mask(mask, *data.image_size)

@@ -10,7 +10,7 @@ from jax import lax
 Norm = Literal["feature", "feature_official", "batch"]
 NORM_EPSILON = 1e-3
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# From this kernel side on, a sum of row products beats XLA's own convolution on a CPU (benchmarks/README.md).
+# From this kernel side on, a sum of row products beats XLA's own convolution on a CPU (docs/results.md).
 _LARGE_KERNEL = 9
 
 
@@ -37,11 +37,12 @@ def _convolve_by_rows(image: jax.Array, kernel: jax.Array) -> jax.Array:
     padding = side // 2
     padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows = jnp.concatenate([padded[:, :, j : j + width] for j in range(side)], axis=-1)
-    result = jnp.zeros((batch * height * width, features), image.dtype)
+    result = jnp.zeros((batch * height * width, features), jnp.float32)
     for i in range(side):
         columns = rows[:, i : i + height].reshape(-1, side * channels)
-        result += columns @ kernel[i].reshape(side * channels, features)
-    return result.reshape(batch, height, width, features)
+        row = kernel[i].reshape(side * channels, features)
+        result += jnp.matmul(columns, row, preferred_element_type=jnp.float32)
+    return result.astype(image.dtype).reshape(batch, height, width, features)
 
 
 class FeatureNorm(nn.Module):

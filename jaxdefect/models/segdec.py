@@ -10,12 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdefect.config import SegDecConfig
+from jaxdefect.config import SegDecConfig, check_image_size
 from jaxdefect.models.layers import ConvNorm, SqueezeExcitation
-from jaxdefect.types import InputError
-
-STRIDE = 8  # input pixels per pixel of the segmentation map
-MIN_SIZE = 64  # the decision network halves the map three more times
 
 
 def _kernel_init(config: SegDecConfig) -> nn.initializers.Initializer:
@@ -93,20 +89,10 @@ class SegDec(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        check_size(image.shape[1], image.shape[2])
+        check_image_size(image.shape[1], image.shape[2])
         features, logit_map = Segmentation(self.config, name="segmentation")(image, train=train)
         inputs = (features, logit_map)
         if self.config.stop_gradient:
             inputs = jax.lax.stop_gradient(inputs)
         decision = Decision(self.config, name="decision")(*inputs, train=train)
         return {"segmentation": logit_map.astype(jnp.float32), "decision": decision}
-
-
-def check_size(height: int, width: int) -> None:
-    """Raises InputError, naming the nearest valid size, unless both are multiples of 8 and at least 64."""
-    nearest = tuple(max(MIN_SIZE, round(side / STRIDE) * STRIDE) for side in (height, width))
-    if (height, width) != nearest and (height % STRIDE or width % STRIDE or min(height, width) < MIN_SIZE):
-        raise InputError(
-            f"image size {height}x{width} (height x width): both must be multiples of {STRIDE} of at least {MIN_SIZE}; "
-            f"the nearest valid size is {nearest[0]}x{nearest[1]}"
-        )

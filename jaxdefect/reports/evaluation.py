@@ -37,7 +37,7 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
     """Evaluates a trained run on a part of its split and writes `<workdir>/evaluation/<part>/`.
 
     The thresholds are those of `calibration.json`; if there are none, or they belong to other weights, they are
-    chosen on the validation images (`calibrate_run`) and written there.
+    chosen on the validation images (`calibrate_run`), and written there unless `checkpoint` asked for other weights.
 
     Args:
       workdir: the run's directory.
@@ -59,7 +59,8 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
         calibration = calibrations.load(run.workdir)
         if calibration is None or calibration.checkpoint_step != predictor.checkpoint_step:
             calibration = calibrate_run(predictor, samples, split=run.split, batch_size=batch_size, progress=progress)
-            calibrations.save(calibration, run.workdir)
+            if checkpoint is None:  # the thresholds kept with the run are those of the weights that it selects
+                calibrations.save(calibration, run.workdir)
         task = progress.add_task(f"Evaluating {part}", total=len(chosen))
         evaluation = evaluate(
             predictor,
@@ -215,7 +216,6 @@ def render_html(metrics: dict[str, Any], cards: Sequence[gallery.Card], *, figur
     return environment.get_template("evaluation.html").render(
         metrics=metrics,
         num_good=num_good,
-        num_correct=metrics["num_images"] - metrics["false_positives"] - metrics["false_negatives"],
         cards=cards,
         layout="wide" if is_wide else "compact",
         figures=figures,

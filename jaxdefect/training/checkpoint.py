@@ -23,6 +23,7 @@ from jaxdefect.types import InputError
 
 METRIC = "average_precision"
 _FOLDER = "checkpoints"
+_MOST_AT_ONCE = 4  # the last two, the best, and the one being written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Checkpoints:
     manager: ocp.CheckpointManager
 
     def latest_step(self) -> int | None:
+        """The last step saved, None where there is none."""
         return self.manager.latest_step()
 
     def save(self, step: int, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
@@ -47,7 +49,12 @@ class Checkpoints:
         self.manager.save(step, args=parts, metrics=metrics, force=True)
 
     def restore(self, step: int, template: TrainState) -> TrainState:
-        """The state saved at `step`; `template` is a fresh one of the same stage."""
+        """The state saved at `step`; `template` is a fresh one of the same stage.
+
+        Raises:
+          InputError: it is of another architecture.
+        """
+        _check_architecture(self.manager, step, evaluation_variables(template), Path(self.manager.directory).parent)
         training = {"stage_step": template.stage_step, "optimizer": template.optimizer, "balance": template.balance}
         if template.ema_params is not None:
             training["params"] = template.params
@@ -111,22 +118,23 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
     if not (workdir / _FOLDER).is_dir():
         raise InputError(f"{workdir}: holds no checkpoint; train first: python -m launch.train --workdir={workdir} ...")
     checkpoints = open_checkpoints(workdir, create=False)
-    manager = checkpoints.manager
-    step = _find_step(manager, which, workdir)
-    module = models.build(config.model)
-    template = jax.eval_shape(lambda: models.init(module, num_channels=config.data.num_channels, seed=0))
-    _check_architecture(manager, step, template, workdir)
-    parts = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(template)))
-    variables = manager.restore(step, args=parts)["variables"]
-    checkpoints.close()
-    return variables, step
+    try:
+        step = _find_step(checkpoints.manager, which, workdir)
+        template = _template(models.build(config.model), config)
+        _check_architecture(checkpoints.manager, step, template, workdir)
+        parts = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(template)))
+        return checkpoints.manager.restore(step, args=parts)["variables"], step
+    finally:
+        checkpoints.close()
 
 
-def num_bytes(module: nn.Module, config: Config) -> int:
-    """An upper estimate of what one checkpoint takes on disk."""
-    template = jax.eval_shape(lambda: models.init(module, num_channels=config.data.num_channels, seed=0))
+def num_bytes_needed(workdir: Path, *, module: nn.Module, config: Config) -> int:
+    """An upper estimate of the disk space that the run's checkpoints will still take."""
     copies = 1 + bool(config.training.ema_decay) + {"momentum": 1, "adam": 2, "adamw": 2}.get(config.optimizer.name, 0)
-    return copies * sum(4 * leaf.size for leaf in jax.tree.leaves(template))
+    one = copies * sum(4 * leaf.size for leaf in jax.tree.leaves(_template(module, config)))
+    folder = workdir / _FOLDER
+    num_present = len(list(folder.iterdir())) if folder.is_dir() else 0
+    return max(1, _MOST_AT_ONCE - num_present) * one
 
 
 def _find_step(manager: ocp.CheckpointManager, which: str | int, workdir: Path) -> int:
@@ -157,10 +165,21 @@ def _check_architecture(manager: ocp.CheckpointManager, step: int, template: Any
         )
 
 
+def _template(module: nn.Module, config: Config) -> dict[str, Any]:
+    """The variables' shapes and types."""
+    return jax.eval_shape(lambda: models.init(module, num_channels=config.data.num_channels, seed=0))
+
+
 def _shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     leaves: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
     return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
 
 
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    """Shapes and types to restore to; on one device where the tree does not say, whatever devices they came from."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def leaf(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device)
+
+    return jax.tree.map(leaf, tree)

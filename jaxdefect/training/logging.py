@@ -30,11 +30,12 @@ class MetricWriter:
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float | None]) -> None:
-        """One line {"step", "kind", values...}; in TensorBoard "kind/name"."""
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        """One line {"step", "kind", values...}, in TensorBoard "kind/name"; what is not finite as "nan" or "inf"."""
+        line = {name: value if value is None or math.isfinite(value) else str(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "kind": kind, **line}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
@@ -42,6 +43,7 @@ class MetricWriter:
         self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Writes what is left."""
         self._file.close()
         self._events.close()
 

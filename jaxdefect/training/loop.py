@@ -3,6 +3,7 @@
 The loop never waits for the step that it has just dispatched: it reads the figures of the one before.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -21,7 +22,7 @@ from jaxdefect.training import checkpoint, runs, state, step, validation
 from jaxdefect.training.logging import CONSOLE, MetricWriter, progress
 from jaxdefect.types import InputError, Sample
 
-_CHECKPOINTS_AT_ONCE = 4  # the last two, the best, and the one being written
+_ADVICE = "lower config.optimizer.learning_rate or set config.optimizer.gradient_clip, in a new --workdir"
 
 
 class Interruption:
@@ -39,9 +40,9 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        # Nothing is printed here: a handler runs in the middle of anything, of printing too.
         self.signal = number
         signal.signal(number, self._old[number])
-        CONSOLE.print("stopping after this step, with a checkpoint…")
 
 
 @dataclasses.dataclass
@@ -70,7 +71,7 @@ def train(config: Config, workdir: Path) -> int:
     checks.check_writable(workdir)
     runs.check_config(workdir, config)
     module = models.build(config.model)
-    checks.check_disk(workdir, needed_bytes=_CHECKPOINTS_AT_ONCE * checkpoint.num_bytes(module, config))
+    checks.check_disk(workdir, needed_bytes=checkpoint.num_bytes_needed(workdir, module=module, config=config))
     samples = readers.read(config.data)
     run = runs.open_run(workdir, config, samples)
     by_id = {sample.id: sample for sample in samples}
@@ -86,37 +87,30 @@ def train(config: Config, workdir: Path) -> int:
         num_epochs=config.training.epochs * len(stages),
         seed=config.training.seed,
     )
-    _describe(run, train_samples, num_steps=len(batches))
-
-    checkpoints = checkpoint.open_checkpoints(workdir)
+    runs.note_start(run, steps_per_epoch=steps_per_epoch)
     mesh = step.device_mesh(config.training.batch_size)
-    start, current = _restore_or_init(module, config, stages, checkpoints)
-    current = jax.device_put(current, NamedSharding(mesh, PartitionSpec()))
+    _describe(run, train_samples, num_steps=len(batches), mesh=mesh)
+
     validation_samples = [by_id[id] for id in run.split.validation]
-    session = Session(
-        run=run,
-        module=module,
-        mesh=mesh,
-        checkpoints=checkpoints,
-        writer=MetricWriter(workdir, step=start),
-        validate=validation.make_validation(module, config, validation_samples, mesh=mesh)
-        if validation_samples
-        else None,
-        steps_per_epoch=steps_per_epoch,
-    )
-    try:
-        with Interruption() as interruption:
-            for stage in stages:
-                if start >= stage.end:
-                    continue
-                if start == stage.start and start > 0:
-                    current = state.next_stage(current, config, stage)
-                start, current = _train_stage(session, stage, start, current, batches, interruption)
-                if interruption.signal is not None:
-                    return 128 + interruption.signal
-    finally:
-        checkpoints.close()
-        session.writer.close()
+    validate = validation.make_validation(module, config, validation_samples, mesh=mesh) if validation_samples else None
+    with contextlib.ExitStack() as stack:
+        checkpoints = checkpoint.open_checkpoints(workdir)
+        stack.callback(checkpoints.close)
+        start, current = _restore_or_init(module, config, stages, checkpoints)
+        writer = MetricWriter(workdir, step=start)
+        stack.callback(writer.close)
+        session = Session(run, module, mesh, checkpoints, writer, validate, steps_per_epoch)
+        current = jax.device_put(current, NamedSharding(mesh, PartitionSpec()))
+        interruption = stack.enter_context(Interruption())
+        for stage in stages:
+            if start >= stage.end:
+                continue
+            if start == stage.start and start > 0:
+                current = state.next_stage(current, config, stage)
+            start, current = _train_stage(session, stage, start, current, batches, interruption)
+            if interruption.signal is not None and start < stages[-1].end:
+                CONSOLE.print(f"stopped after step {start}, checkpoint saved; the same command resumes there")
+                return 128 + interruption.signal
     return 0
 
 
@@ -128,40 +122,47 @@ def _train_stage(
     batches: pipeline.Batches,
     interruption: Interruption,
 ) -> tuple[int, state.TrainState]:
-    """Steps [start, stage.end); returns the step reached and the state there."""
+    """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the state there."""
     config = session.run.config
     compiled = step.make_step(session.module, config, stage, mesh=session.mesh)
-    per_epoch = session.steps_per_epoch
+    reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
     bar, task = progress(total=stage.end, done=start)
     bar.update(task, description=stage.name)
     clock, since = time.monotonic(), start
-    reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
     with bar:
         for number in range(start + 1, stage.end + 1):
             current, metrics = compiled(current, step.place(next(reader), session.mesh))
             figures = _flush(session)
             session.pending = (number, metrics)
+            is_stopping, is_epoch_end = interruption.signal is not None, number % session.steps_per_epoch == 0
+            if is_stopping or is_epoch_end:
+                figures = _flush(session)
             if figures is not None:
                 speed = (number - since) * config.training.batch_size / (time.monotonic() - clock)
-                bar.update(task, completed=number - 1, figures=_summary(figures, speed))
-            is_last, is_epoch_end = number == stage.end, number % per_epoch == 0
-            epoch = number // per_epoch
-            is_interrupted = interruption.signal is not None
-            if is_epoch_end or is_interrupted:
-                figures = _flush(session)
-                speed = (number - since) * config.training.batch_size / (time.monotonic() - clock)
-                if not is_interrupted and figures is not None:
-                    CONSOLE.print(f"{stage.name} step {number}/{stage.end} epoch {epoch}: {_summary(figures, speed)}")
-                validated = None
-                if not is_interrupted and (is_last or epoch % config.training.validate_every_epochs == 0):
-                    validated = _validate(session, number, current)
-                if is_last or is_interrupted or validated or epoch % config.training.checkpoint_every_epochs == 0:
-                    session.checkpoints.save(number, current, metrics=validated)
+                bar.update(task, completed=number, figures=_summary(figures, speed))
+                if is_epoch_end:
+                    where = f"{stage.name} step {number}/{stage.end} epoch {number // session.steps_per_epoch}"
+                    CONSOLE.print(f"{where}: {_summary(figures, speed)}")
+            if is_epoch_end:
+                _end_epoch(session, stage, number, current, is_stopping=is_stopping)
                 clock, since = time.monotonic(), number
-            if is_interrupted:
-                CONSOLE.print(f"stopped after step {number}, checkpoint saved; the same command resumes there")
+            elif is_stopping:
+                session.checkpoints.save(number, current, metrics=None)
+            if is_stopping:
                 return number, current
     return stage.end, current
+
+
+def _end_epoch(
+    session: Session, stage: state.Stage, number: int, current: state.TrainState, *, is_stopping: bool
+) -> None:
+    """Validates and saves, where it is time to."""
+    settings, epoch, is_last = session.run.config.training, number // session.steps_per_epoch, number == stage.end
+    validated = None
+    if is_last or epoch % settings.validate_every_epochs == 0:
+        validated = _validate(session, stage, number, current)
+    if is_last or is_stopping or validated or epoch % settings.checkpoint_every_epochs == 0:
+        session.checkpoints.save(number, current, metrics=validated)
 
 
 def _flush(session: Session) -> dict[str, float] | None:
@@ -177,32 +178,37 @@ def _flush(session: Session) -> dict[str, float] | None:
     figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
     session.writer.write(number, "train", figures)
     if not (math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])):
-        session.checkpoints.manager.wait_until_finished()
-        last = session.checkpoints.latest_step()
-        kept = f"the last good checkpoint is that of step {last}" if last else "there is no checkpoint yet"
-        raise InputError(
-            f"step {number}: loss {figures['loss']}, gradient norm {figures['gradient_norm']}: not finite, training "
-            f"stopped; {kept}; {validation.ADVICE}"
-        )
+        raise _not_finite(session, number, f"loss {figures['loss']}, gradient norm {figures['gradient_norm']}")
     return figures
 
 
-def _validate(session: Session, number: int, current: state.TrainState) -> dict[str, float] | None:
+def _not_finite(session: Session, number: int, what: str) -> InputError:
+    session.checkpoints.manager.wait_until_finished()
+    last = session.checkpoints.latest_step()
+    kept = f"the last good checkpoint is that of step {last}" if last else "there is no checkpoint yet"
+    return InputError(f"step {number}: {what}: not finite, training stopped; {kept}; {_ADVICE}")
+
+
+def _validate(session: Session, stage: state.Stage, number: int, current: state.TrainState) -> dict[str, float] | None:
     """Validates, writes figures and overlays; returns the AP that chooses the best checkpoint, if there is one."""
     if session.validate is None:
         return None
     figures, strips = session.validate(state.evaluation_variables(current))
+    if not stage.trains_decision:  # its scores say nothing yet
+        figures = {"segmentation_loss": figures["segmentation_loss"]}
     session.writer.write(number, "validation", figures)
+    if not all(math.isfinite(value) for value in figures.values() if value is not None):
+        raise _not_finite(session, number, f"validation {figures}")
     folder = session.run.workdir / "overlays" / f"step_{number:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     for i, strip in enumerate(strips):
         images.write_image(folder / f"{i}.png", strip)
         session.writer.image(number, f"validation/{i}", strip)
-    score = figures["average_precision"]
     CONSOLE.print(
         f"validation at step {number}: "
         + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
     )
+    score = figures.get("average_precision")
     return None if score is None else {checkpoint.METRIC: score}
 
 
@@ -226,12 +232,17 @@ def _summary(figures: dict[str, float], speed: float) -> str:
     )
 
 
-def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int) -> None:
+def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int, mesh: Mesh) -> None:
     positives = sum(sample.label for sample in train_samples)
     CONSOLE.print(
         f"{run.workdir}: {positives} positives ({len(run.split.masked)} with masks) and "
         f"{len(train_samples) - positives} negatives to train on, "
         f"{len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
-        f"{num_steps} steps of {run.config.training.batch_size} on {jax.local_device_count()} x "
+        f"{num_steps} steps of {run.config.training.batch_size} on {mesh.size} x "
         f"{jax.local_devices()[0].device_kind}"
     )
+    if mesh.size < jax.local_device_count():
+        CONSOLE.print(
+            f"{jax.local_device_count() - mesh.size} devices stay idle: config.training.batch_size = "
+            f"{run.config.training.batch_size} does not divide by {jax.local_device_count()}"
+        )

@@ -17,7 +17,7 @@ from jaxdefect.config import Config
 from jaxdefect.data import checks, splits
 from jaxdefect.types import InputError, Sample, Split
 
-_CONFIG, _SPLIT, _VERSIONS = "config.json", "split.json", "versions.jsonl"
+_CONFIG, _SPLIT, _STARTS = "config.json", "split.json", "starts.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
             raise InputError(
                 f"--workdir={workdir}: not the directory of a run, {name} is missing; train one with launch.train"
             )
-    config = config_lib.from_dict(json.loads((workdir / _CONFIG).read_text()))
-    return Run(workdir, config, splits.load(workdir / _SPLIT))
+    return Run(workdir, config_lib.from_dict(_read_config(workdir)), splits.load(workdir / _SPLIT))
 
 
 def check_config(workdir: Path, config: Config) -> None:
@@ -51,10 +50,9 @@ def check_config(workdir: Path, config: Config) -> None:
     Raises:
       InputError: with every setting that differs.
     """
-    path = workdir / _CONFIG
-    if not path.exists():
+    if not (workdir / _CONFIG).exists():
         return
-    lines = config_lib.difference(json.loads(path.read_text()), config_lib.to_dict(config))
+    lines = config_lib.difference(_read_config(workdir), config_lib.to_dict(config))
     if lines:
         raise InputError(
             f"--workdir={workdir} holds a run of another config:\n  "
@@ -67,23 +65,37 @@ def open_run(workdir: Path, config: Config, samples: Sequence[Sample]) -> Run:
     """Starts a run in `workdir`, or finds the one that is there; the split is made once and then read back.
 
     Raises:
-      InputError: another config, a broken split, or an unreadable image or mask.
+      InputError: a broken split, an unreadable image or mask, or a directory that cannot be written.
     """
-    check_config(workdir, config)
     path = workdir / _SPLIT
-    if path.exists():
+    if (workdir / _CONFIG).exists():  # written last, so without it the split was never used
         split = splits.load(path)
         splits.check(split, samples)
-    else:
-        split = splits.make(samples, config.split)
-        splits.check(split, samples)
-        used = {*split.train, *split.validation, *split.test}
-        checks.check_samples([sample for sample in samples if sample.id in used])
-        splits.save(split, path)
+        return Run(workdir, config, split)
+    split = splits.make(samples, config.split)
+    used = {*split.train, *split.validation, *split.test}
+    checks.check_samples([sample for sample in samples if sample.id in used])
+    splits.save(split, path)
     _write(workdir / _CONFIG, json.dumps(config_lib.to_dict(config), indent=2) + "\n")
-    with (workdir / _VERSIONS).open("a") as file:
-        file.write(json.dumps(versions()) + "\n")
     return Run(workdir, config, split)
+
+
+def note_start(run: Run, *, steps_per_epoch: int) -> None:
+    """Adds a line to starts.jsonl: packages, device, commit, and the length of an epoch.
+
+    Raises:
+      InputError: an epoch had another length when the run was started first: the training data has changed.
+    """
+    path = run.workdir / _STARTS
+    lines = path.read_text().splitlines() if path.exists() else []
+    if lines and (before := json.loads(lines[0])["steps_per_epoch"]) != steps_per_epoch:
+        raise InputError(
+            f"{run.workdir}: the data set has changed since the run began: an epoch had {before} steps and has "
+            f"{steps_per_epoch} now; put the data back as it was, or start anew in another --workdir"
+        )
+    _write(
+        path, "".join(line + "\n" for line in [*lines, json.dumps({"steps_per_epoch": steps_per_epoch} | versions())])
+    )
 
 
 def versions() -> dict[str, Any]:
@@ -99,17 +111,38 @@ def versions() -> dict[str, Any]:
         "numpy",
         "opencv-python-headless",
     )
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     return {
         **{name: importlib.metadata.version(name) for name in names},
         "python": platform.python_version(),
         "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": _git_commit(),
     }
 
 
+def _git_commit() -> str | None:
+    """The commit of the checkout that this file is part of; None for an installed package, or without git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
+    return done.stdout.strip() or None
+
+
+def _read_config(workdir: Path) -> dict[str, Any]:
+    path = workdir / _CONFIG
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not the config of a run ({error}); restore it, or use another --workdir") from error
+
+
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -38,6 +38,7 @@ class Stage(NamedTuple):
     end: int
     trainable: str  # a regular expression that a parameter's whole path must match
     balance: schedules.Balance
+    trains_decision: bool = True
 
 
 def stages(config: Config, *, steps_per_epoch: int) -> tuple[Stage, ...]:
@@ -48,7 +49,14 @@ def stages(config: Config, *, steps_per_epoch: int) -> tuple[Stage, ...]:
         balance = schedules.balance(config.loss, steps_per_epoch=steps_per_epoch, num_epochs=num_epochs)
         return (Stage("joint", 0, num_steps, ".*", balance),)
     return (
-        Stage("segmentation", 0, num_steps, "segmentation/.*", schedules.fixed_balance(1.0, 0.0)),
+        Stage(
+            "segmentation",
+            0,
+            num_steps,
+            "segmentation/.*",
+            schedules.fixed_balance(1.0, 0.0),
+            trains_decision=False,
+        ),
         Stage(
             "decision",
             num_steps,

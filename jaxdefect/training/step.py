@@ -75,7 +75,9 @@ def make_step(module: nn.Module, config: Config, stage: Stage, *, mesh: Mesh | N
         updates, optimizer_state = transform.update(gradients, state.optimizer, trained)
         trained = cast(dict[str, Any], optax.apply_updates(trained, updates))
         params = merge_params(trained, frozen)
-        difference = parts["segmentation_loss"] - config.loss.decision_weight * parts["decision_loss"]
+        # The mean over all images of the batch, those without pixel labels counting as 0.
+        segmentation_mean = parts["segmentation_loss"] * jnp.mean(batch["has_mask"])
+        difference = segmentation_mean - config.loss.decision_weight * parts["decision_loss"]
         new_state = TrainState(
             stage_step=state.stage_step + 1,
             params=params,

@@ -13,10 +13,10 @@ from jaxdefect.config import Config
 from jaxdefect.data import pipeline
 from jaxdefect.metrics import image as image_metrics
 from jaxdefect.training.step import place
-from jaxdefect.types import InputError, Sample
+from jaxdefect.types import Sample
 
 _NUM_STRIPS = 4
-ADVICE = "lower config.optimizer.learning_rate or set config.optimizer.gradient_clip, in a new --workdir"
+_RANKING = ("average_precision", "roc_auc", "false_positives_at_full_recall")
 
 Validate = Callable[[dict[str, Any]], tuple[dict[str, float | None], list[np.ndarray]]]
 
@@ -24,8 +24,9 @@ Validate = Callable[[dict[str, Any]], tuple[dict[str, float | None], list[np.nda
 def make_validation(module: nn.Module, config: Config, samples: Sequence[Sample], *, mesh: Mesh) -> Validate:
     """Builds `validate(variables) -> (figures, strips)` over `samples`.
 
-    Figures: average_precision, roc_auc (None with one class only), segmentation_loss over the images with masks,
-    decision_loss. Strips: [H, W', 3] uint8 of the first positives and negatives.
+    Figures: average_precision, roc_auc, false_positives_at_full_recall (None with one class only, or when a decision is
+    not finite), segmentation_loss over the images with masks (None without any), decision_loss.
+    Strips: [H, W', 3] uint8 of the first positives and negatives.
     """
     batch_size = config.training.batch_size
 
@@ -58,11 +59,12 @@ def make_validation(module: nn.Module, config: Config, samples: Sequence[Sample]
                     )
         joined = {key: np.concatenate(parts) for key, parts in rows.items()}
         has_mask = joined["has_mask"] > 0
-        if not np.isfinite(joined["decision"]).all():
-            raise InputError("a decision on the validation images is not finite: " + ADVICE)
-        ranking = image_metrics.image_metrics(joined["label"], _sigmoid(joined["decision"]), threshold=0.5)
+        ranking: dict[str, float | None] = dict.fromkeys(_RANKING)
+        if np.isfinite(joined["decision"]).all():
+            metrics = image_metrics.image_metrics(joined["label"], _sigmoid(joined["decision"]), threshold=0.5)
+            ranking = {name: metrics[name] for name in _RANKING}
         figures = {
-            **{name: ranking[name] for name in ("average_precision", "roc_auc", "false_positives_at_full_recall")},
+            **ranking,
             "segmentation_loss": float(np.mean(joined["segmentation_loss"][has_mask])) if has_mask.any() else None,
             "decision_loss": float(np.mean(joined["decision_loss"])),
         }

@@ -124,8 +124,11 @@ def test_golden_outputs_and_training_trajectory(state_dict, golden):
         losses.append([float(metrics["segmentation_loss"]), float(metrics["decision_loss"])])
     np.testing.assert_allclose(losses, golden["losses"], rtol=1e-3)
     outputs = forward({"params": state.params}, golden["image"])
-    # Not the largest error: weights that differ by 1e-7 switch a ReLU or a pooling somewhere, and after six steps
-    # single pixels differ by up to 2e-3, the mean by up to 5e-4 (measured over nine such runs).
+    # The mean error, because weights that differ by 1e-7 switch a ReLU or a pooling somewhere, and after six steps
+    # single pixels differ by up to 2e-3, the mean by up to 5e-4 (measured over nine such runs; here: 7e-4, single).
+    assert np.max(np.abs(outputs["segmentation"] - golden["segmentation_logit_after"])) < 3e-3 * np.max(
+        np.abs(golden["segmentation_logit_after"])
+    )
     assert mean_error(outputs["segmentation"], golden["segmentation_logit_after"]) < 1e-3
     assert mean_error(outputs["decision"], golden["decision_logit_after"]) < 1e-3
 

@@ -10,9 +10,8 @@ import pytest
 from flax import traverse_util
 
 from jaxdefect import models
-from jaxdefect.config import SegDecConfig
+from jaxdefect.config import SegDecConfig, check_image_size
 from jaxdefect.models import layers
-from jaxdefect.models.segdec import check_size
 from jaxdefect.types import InputError
 
 PARAMETERS = Path(__file__).with_name("segdec_parameters.txt")
@@ -217,7 +216,7 @@ def test_squeeze_and_excitation_matches_float64_reference():
 def test_invalid_sizes_name_the_nearest_valid_one(height, width, nearest):
     with pytest.raises(InputError, match=f"image size {height}x{width} .* nearest valid size is {nearest}"):
         models.build(STEEL).apply({}, jnp.zeros((1, height, width, 1)))
-    check_size(*map(int, nearest.split("x")))
+    check_image_size(*map(int, nearest.split("x")))
 
 
 def decision_gradient(config: SegDecConfig) -> dict[str, np.ndarray]:

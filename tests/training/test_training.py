@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,21 +78,22 @@ def test_a_run_holds_what_is_needed_to_judge_it(config: Config, finished: Path) 
     run = runs.load(finished)
     assert run.config == config
     assert len(run.split.masked) == 3
-    version = json.loads((finished / "versions.jsonl").read_text().splitlines()[0])
+    version = json.loads((finished / "starts.jsonl").read_text().splitlines()[0])
     assert version["jax"] == jax.__version__
 
 
-@pytest.mark.parametrize("stop", ["crash", "SIGTERM"])
+@pytest.mark.parametrize(("stop", "after"), [("crash", 7), ("SIGTERM", 7), ("SIGTERM", 4), ("SIGTERM", 9)])
 def test_a_stopped_run_ends_with_the_same_numbers(
-    config: Config, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+    config: Config, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, after: int
 ) -> None:
+    """Stopped in the middle of an epoch (after 7 steps), at its end, and at the end of all."""
     iterate = pipeline.iterate
 
     def stopping(*arguments, **settings) -> Iterator[dict]:
         for number, batch in enumerate(iterate(*arguments, **settings)):
-            if number == 7 and stop == "crash":
+            if number == after and stop == "crash":
                 raise RuntimeError("the power went")
-            if number == 7:
+            if number == after:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
@@ -100,8 +103,8 @@ def test_a_stopped_run_ends_with_the_same_numbers(
             with pytest.raises(RuntimeError, match="the power went"):
                 loop.train(config, tmp_path)
         else:
-            assert loop.train(config, tmp_path) == 128 + signal.SIGTERM
-            assert checkpoint.open_checkpoints(tmp_path).latest_step() == 8
+            assert loop.train(config, tmp_path) == (128 + signal.SIGTERM if after < 9 else 0)
+            assert checkpoint.open_checkpoints(tmp_path).latest_step() == after + 1
     assert loop.train(config, tmp_path) == 0
 
     expected = leaves(finished, config)
@@ -130,10 +133,45 @@ def test_best_is_the_checkpoint_of_the_best_validation(config: Config, finished:
     assert scores[best] == max(scores.values())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(config: Config, tmp_path: Path) -> None:
-    diverging = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
-    with pytest.raises(InputError, match=r"step \d+: .*not finite.*learning_rate"):
-        loop.train(diverging, tmp_path)
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = step.place
+
+    def poisoned(batch, mesh):
+        poisoned.calls += 1
+        return place({**batch, "image": batch["image"] * np.nan} if poisoned.calls == 11 else batch, mesh)
+
+    poisoned.calls = 0
+    monkeypatch.setattr(step, "place", poisoned)
+    longer = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
+    with pytest.raises(InputError, match=r"step 11: .*not finite.*last good checkpoint is that of step 10"):
+        loop.train(longer, tmp_path)
+    assert checkpoint.open_checkpoints(tmp_path).latest_step() == 10
+    assert figures(tmp_path)[-1]["loss"] == "nan"
+
+
+def test_a_data_set_that_changed_is_refused_on_resume(config: Config, finished: Path) -> None:
+    with pytest.raises(InputError, match=r"data set has changed.* 5 steps and has 4 now"):
+        runs.note_start(runs.load(finished), steps_per_epoch=4)
+
+
+def test_what_two_devices_saved_one_device_loads(config: Config, finished: Path) -> None:
+    code = (
+        "import sys, jax; from jaxdefect.training import checkpoint, runs; "
+        "run = runs.load(sys.argv[1]); assert jax.local_device_count() == 1; "
+        "variables, step = checkpoint.restore_variables(run.workdir, config=run.config, which='last'); "
+        "print(step, float(abs(variables['params']['decision']['head']['kernel']).sum()))"
+    )
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(finished)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    step_text, total = done.stdout.split()
+    expected = leaves(finished, config)["['params']['decision']['head']['kernel']"]
+    assert step_text == "10"
+    np.testing.assert_allclose(float(total), np.abs(expected).sum(), rtol=1e-6)
 
 
 def batch_of(count: int, *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -213,5 +251,5 @@ def test_parameters_must_match_the_pattern() -> None:
     trained, rest = state.split_params(params, "a/.*")
     assert (sorted(trained), sorted(rest)) == (["a/bias", "a/kernel"], ["b/kernel"])
     assert state.merge_params(trained, rest) == params
-    with pytest.raises(InputError, match="no parameter matches 'c/"):
+    with pytest.raises(InputError, match=r"no parameter matches 'c/"):
         state.split_params(params, "c/.*")

@@ -197,7 +197,8 @@ def test_a_run_is_calibrated_once_for_its_checkpoint_and_anew_for_another(sample
     splits.save(split, workdir / "split.json")
     steps = {None: 7, "last": 9}
 
-    def load(_: Path, *, checkpoint: str | None = None) -> FakePredictor:
+    def load(_: Path, *, checkpoint: str | None, is_calibrating: bool) -> FakePredictor:
+        assert is_calibrating
         return FakePredictor(config, steps[checkpoint])
 
     monkeypatch.setattr(report.Predictor, "load", load)
@@ -208,6 +209,7 @@ def test_a_run_is_calibrated_once_for_its_checkpoint_and_anew_for_another(sample
     assert report.run_evaluation(workdir)["threshold"] == 0.15  # its own checkpoint's: used as it is
     metrics = report.run_evaluation(workdir, part="validation", checkpoint="last")
     assert (metrics["threshold"], metrics["checkpoint_step"]) == (pytest.approx(0.65), 9)
+    assert calibrations.load(workdir) == chosen  # what prediction uses stays with the weights that the run selects
     assert (workdir / "evaluation" / "validation" / "report.html").exists()
 
 

@@ -11,7 +11,7 @@ import rich.console
 import rich.progress
 from tensorboardX import SummaryWriter
 
-CONSOLE = rich.console.Console(stderr=True, soft_wrap=True)
+CONSOLE = rich.console.Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
 class MetricWriter:

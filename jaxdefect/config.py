@@ -1,17 +1,22 @@
 """The configuration: frozen dataclasses, filled from a config file and checked, so that a typo is an error."""
 
 import dataclasses
-import difflib
 import functools
 import sys
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from jaxdefect import structure
+from jaxdefect.model_config import (
+    MobileNetV2Config,
+    ModelConfig,
+    RegressionConfig,
+    ResNetConfig,
+    SegDecConfig,
+    check_image_size,
+)
 from jaxdefect.types import InputError
 
-_SIZE_STEP = 8  # input pixels per pixel of the segmentation map
-_MIN_SIZE = 64  # the decision network halves the map three more times
 _HUGE = 2**40
 _RANGES = (  # setting, smallest, largest
     ("data.dilation_px", 0, 1000),
@@ -29,9 +34,14 @@ _RANGES = (  # setting, smallest, largest
     ("split.num_masks", -1, _HUGE),
     ("split.test_fraction", 0, 0.99),
     ("split.validation_fraction", 0, 0.99),
+    ("data.patch_stride_px", 1, _HUGE),
     ("model.num_first_convs", 1, 10),
+    ("model.num_classes", 2, _HUGE),
+    ("model.threshold", 0, 1),
     ("model.attention_reduction", 1, 64),
     ("loss.decision_weight", 0, sys.float_info.max),
+    ("loss.positive_weight", sys.float_info.min, sys.float_info.max),
+    ("loss.undisputed_power", 0, 100),
     ("loss.decay_rate", 0, 1),
     ("loss.decay_feedback", 0, sys.float_info.max),
     ("optimizer.learning_rate", sys.float_info.min, sys.float_info.max),
@@ -40,11 +50,16 @@ _RANGES = (  # setting, smallest, largest
     ("optimizer.weight_decay", 0, sys.float_info.max),
     ("optimizer.gradient_clip", 0, sys.float_info.max),
     ("training.epochs", 1, _HUGE),
+    ("training.steps_per_epoch", 0, _HUGE),
+    ("training.patience_epochs", 0, _HUGE),
     ("training.batch_size", 1, _HUGE),
     ("training.ema_decay", 0, 1 - sys.float_info.epsilon),
     ("training.validate_every_epochs", 1, _HUGE),
     ("training.checkpoint_every_epochs", 1, _HUGE),
     ("training.seed", 0, 2**32 - 1),
+    ("inference.join_distance_px", 0, _HUGE),
+    ("classifier.window_px", 32, 1024),
+    ("classifier.window_stride_px", 1, 1024),
 )
 
 
@@ -78,13 +93,36 @@ class SyntheticConfig:
 class DataConfig:
     """Where the images are and how they become network input and targets."""
 
-    reader: Literal["kolektor", "severstal", "folder", "synthetic"] = "folder"
+    reader: Literal[
+        "folder",
+        "synthetic",
+        "kolektor",
+        "kolektor2",
+        "severstal",
+        "dagm",
+        "aiglern",
+        "crackforest",
+        "magnetic_tile",
+        "mvtec",
+        "via",
+        "coco",
+        "labelme",
+    ] = "folder"
     root: str = ""
     image_size: tuple[int, int] = (256, 1600)  # network input, height x width, divisible by 8
     num_channels: int = 1  # 1: gray, 3: colour
+    # "resize": the image is resized to image_size; "patches": it keeps its size, and the network sees overlapping
+    # patches of image_size, in training and in use.
+    fit: Literal["resize", "patches"] = "resize"
+    patch_stride_px: int = 64
+    masks: Literal["hard", "soft"] = "hard"  # soft: a mask file's gray level / maximum is a degree of defect in [0, 1]
+    classes: tuple[str, ...] = ()  # for classifiers: class k of the output is the k-th of these, class 0 is "good"
+    only_class: str = ""  # only defects of this class count; every other image is good
     dilation_px: int = 0  # annotation dilated by a structuring element of this side, at input size; 0 or 1: not
     dilation_shape: Literal["square", "ellipse"] = "square"
-    target: Literal["soft", "binary"] = "soft"  # the reduced mask as it is, or thresholded at 0.5
+    # The mask at output resolution: as it is ("soft") or thresholded at 0.5; or the severity of each cell, from image
+    # and mask (`data/severity.py`).
+    target: Literal["soft", "binary", "severity"] = "soft"
     distance_power: float = 0.0  # p: pixel weight = w_max * (distance to the defect's edge / its maximum) ** p
     distance_weight_max: float = 0.0  # w_max; 0 switches the distance weights off (all 1)
     distance_scope: Literal["image", "component"] = "image"  # over what the maximum distance is taken
@@ -110,27 +148,13 @@ class SplitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SegDecConfig:
-    """Options of the two-stage network (`models/segdec.py`); the defaults are the clean joint-training preset."""
-
-    architecture: Literal["segdec"] = "segdec"
-    kernels: Literal["large", "atrous"] = "large"  # 5x5 and 15x15, or 3x3 with dilation 2 and 7
-    num_first_convs: int = 2  # 32-channel convolutions at full resolution; the published joint code has 1
-    norm: Literal["feature", "feature_official", "batch"] = "feature"
-    attention: bool = False  # squeeze-and-excitation after the 64-channel convolutions
-    attention_reduction: int = 16
-    decision_input: Literal["logit", "relu"] = "logit"  # what the decision network sees of the segmentation
-    stop_gradient: bool = True  # keep the decision loss from training the segmentation network
-    initializer: Literal["xavier_normal", "normal"] = "xavier_normal"  # "normal": standard deviation 0.01
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-
-
-@dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Loss = w_seg * mean(W * segmentation loss) + w_dec * delta * decision loss; the balance gives w_seg, w_dec."""
 
-    segmentation: Literal["bce", "mse"] = "bce"
-    decision_weight: float = 1.0  # delta
+    segmentation: Literal["bce", "mse", "l2"] = "bce"  # "mse": of the sigmoid, "l2": of the output itself
+    positive_weight: float = 1.0  # "bce": factor on the defect's part of the cross-entropy, against imbalance
+    undisputed_power: float = 0.0  # p: a pixel with soft label y weighs |2 y - 1| ** p; 0: all weigh 1
+    decision_weight: float = 1.0  # delta; 0 where the decision is not trained
     decision_target: Literal["label", "mask_max"] = "label"  # "mask_max": soft, as the published joint code has it
     reduction: Literal["mean", "sum"] = "mean"  # over the images of a batch
     balance: Literal["linear", "decay", "none"] = "linear"  # (1 - n/N, n/N); (theta, 1 - theta); (1, 1)
@@ -157,12 +181,50 @@ class TrainingConfig:
 
     stages: Literal["joint", "two_stage"] = "joint"  # two_stage: segmentation, freeze it, decision
     epochs: int = 50  # of each stage; an epoch shows every positive once and as many negatives
+    steps_per_epoch: int = 0  # 0: as many as show every positive once
     batch_size: int = 1  # over all devices
     ema_decay: float = 0.0  # of the weights used for evaluation; 0: the weights themselves
     validate_every_epochs: int = 1
     checkpoint_every_epochs: int = 1
-    select: Literal["best", "last"] = "best"  # the checkpoint that evaluation uses; "best" by validation AP
+    select: Literal["best", "last"] = "best"  # the checkpoint that evaluation uses; "best" on the validation images...
+    select_by: Literal["average_precision", "segmentation_loss", "accuracy"] = "average_precision"  # ...by this figure
+    patience_epochs: int = 0  # stop when that figure has not improved for so many epochs; 0: train to the end
     seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+    """How maps become decisions and defects."""
+
+    # The image's score: of the trained network, or a logistic regression on (max, mean) of the map, fitted on the
+    # training images.
+    decision: Literal["network", "logistic"] = "network"
+    pixel_criterion: Literal["f1", "mean_iou"] = "f1"  # what the pixel threshold maximises; mean_iou: over the images
+    join_distance_px: int = 0  # components closer than this are one defect
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig:
+    """One binary model per defect class instead of one for all."""
+
+    kind: Literal["none", "per_class"] = "none"
+    training: Literal["stacked", "sequential"] = "stacked"  # all in one compiled program, or one after the other
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """The fourth stage of deep regression: windows over each detected defect, classified; the majority decides.
+
+    It is trained after the detector on the true defects and on the detector's own false alarms.
+    """
+
+    is_enabled: bool = False
+    window_px: int = 64
+    window_stride_px: int = 32
+    model: ResNetConfig = dataclasses.field(default_factory=ResNetConfig)
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(name="adam", learning_rate=1e-3)
+    training: TrainingConfig = TrainingConfig(epochs=20, batch_size=32, select_by="accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +233,13 @@ class Config:
 
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
-    model: SegDecConfig = SegDecConfig()
+    model: ModelConfig = dataclasses.field(default_factory=SegDecConfig)
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -183,92 +248,26 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
       InputError: an unknown key (with the nearest name), a value of another type, or one out of range.
     """
-    config = _build(Config, values, "config")
+    config = structure.build(Config, values, "config")
     _check_ranges(config)
     return config
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as nested plain dicts and lists, ready for JSON."""
-    return _plain(dataclasses.asdict(config))
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "config") -> list[str]:
-    """Lines like "config.optimizer.learning_rate: 0.1 -> 0.2" for every value in which two nested dicts differ."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b, name = old.get(key), new.get(key), f"{prefix}.{key}"
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += difference(a, b, prefix=name)
-        elif a != b:
-            lines.append(f"{name}: {a!r} -> {b!r}")
-    return lines
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
-            raise InputError(f"{where}.{key}: no such setting; the nearest is {where}.{near[0]}")
-        arguments[key] = _convert(hints[key], value, f"{where}.{key}")
-    return cls(**arguments)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type that `hint` asks for; an int serves for a float, a list for a tuple."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} = {value!r}: a section with settings of its own is wanted here")
-        return _build(typing.cast(type, hint), value, where)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        near = difflib.get_close_matches(str(value), arguments, n=1)
-        hint_text = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"{where} = {value!r}: must be one of {', '.join(map(repr, arguments))}{hint_text}")
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(arguments):
-            raise InputError(f"{where} = {value!r}: must be {len(arguments)} values, e.g. (256, 1600)")
-        return tuple(_convert(a, v, where) for a, v in zip(arguments, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise InputError(f"{where} = {value!r}: must be of type {hint.__name__}, not {type(value).__name__}")
-    return value
-
-
-def check_image_size(height: int, width: int) -> None:
-    """Checks a network's input size.
-
-    Raises:
-      InputError: a side is not a multiple of 8 of at least 64; it names the nearest valid size.
-    """
-    nearest = [max(_MIN_SIZE, round(side / _SIZE_STEP) * _SIZE_STEP) for side in (height, width)]
-    if [height, width] != nearest:
-        raise InputError(
-            f"image size {height}x{width} (height x width; config.data.image_size): both must be multiples of "
-            f"{_SIZE_STEP} of at least {_MIN_SIZE}; the nearest valid size is {nearest[0]}x{nearest[1]}"
-        )
+    return structure.plain(dataclasses.asdict(config))
 
 
 def _check_ranges(config: Config) -> None:
     data, split, training = config.data, config.split, config.training
 
-    check_image_size(*data.image_size)
+    check_image_size(*data.image_size, step=config.model.size_step)
     if data.num_channels not in (1, 3):
         raise InputError(f"config.data.num_channels = {data.num_channels}: must be 1 (gray) or 3 (colour)")
     for name, low, high in _RANGES:
-        section, key = name.split(".", 1)
-        value = functools.reduce(getattr, key.split("."), getattr(config, section))
+        value = functools.reduce(lambda part, key: getattr(part, key, None), name.split("."), config)
+        if value is None:  # a setting of another architecture
+            continue
         if not low <= value <= high:
             at_least = "above 0" if 0 < low < 1 else f"{low:g} or more"
             wanted = f"between {low:g} and {high:g}" if high < _HUGE else at_least
@@ -278,8 +277,27 @@ def _check_ranges(config: Config) -> None:
             f"config.split.num_masks = {split.num_masks}: more masks asked than positives "
             f"(config.split.num_positives = {split.num_positives}); lower one or raise the other"
         )
-    if training.stages == "two_stage" and config.model.norm == "batch":
+    is_regression = isinstance(config.model, RegressionConfig)
+    if {is_regression} != {data.target == "severity", config.loss.segmentation == "l2"}:
         raise InputError(
-            "config.model.norm = 'batch': the running averages of a frozen segmentation network would move on; "
-            "use 'feature' with config.training.stages = 'two_stage'"
+            f"config.data.target = {data.target!r}, config.loss.segmentation = {config.loss.segmentation!r} and "
+            f"config.model.architecture = {config.model.architecture!r}: the architecture 'regression' learns the "
+            "target 'severity' with the loss 'l2', the others do not"
+        )
+    if config.inference.decision == "logistic" and isinstance(config.model, ResNetConfig | MobileNetV2Config):
+        raise InputError("config.inference.decision = 'logistic': a classifier has no map to fit it on")
+    if training.patience_epochs and training.stages == "two_stage":
+        raise InputError("config.training.patience_epochs: cannot be used with config.training.stages = 'two_stage'")
+    if training.stages == "joint":
+        return
+    if not isinstance(config.model, SegDecConfig):
+        raise InputError(
+            "config.training.stages = 'two_stage': only the architecture 'segdec' has a decision network to train "
+            f"second; {config.model.architecture!r} has none"
+        )
+    if config.model.norm == "batch" or config.model.segmentation != "segdec":
+        raise InputError(
+            f"config.model.norm = {config.model.norm!r}, config.model.segmentation = {config.model.segmentation!r}: "
+            "the running averages of a frozen segmentation network with batch norm would move on; use 'feature' and "
+            "'segdec' with config.training.stages = 'two_stage'"
         )

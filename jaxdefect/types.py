@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,20 +27,81 @@ class RunLengthMask:
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskFile:
+    """A mask kept in a file whose values need a word of explanation; a plain `Path` is one with `above` 0.
+
+    A pixel is defective where the stored value (of an image, or of the array in a CrackForest .mat file) is above
+    `above`. With `is_soft` the stored value divided by the largest that its type can hold is a degree in [0, 1].
+    """
+
+    path: Path
+    above: float = 0.0
+    is_soft: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A shape drawn by an annotator, in pixels (x to the right, y down) of the stored image.
+
+    `numbers` of a "polygon": x, y of every corner; of a "polyline": the same, a line `width_px` wide; of an "ellipse":
+    centre x, centre y, radius x, radius y, and the angle in degrees by which it is turned clockwise.
+    """
+
+    kind: Literal["polygon", "polyline", "ellipse"]
+    numbers: tuple[float, ...]
+    width_px: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeMask:
+    """A mask as the union of shapes. `source` says where they stand ("via.json, image a.png")."""
+
+    shapes: tuple[Shape, ...]
+    source: str
+
+
+Mask = Path | MaskFile | RunLengthMask | ShapeMask
+
+
+class Window(NamedTuple):
+    """A part of an image, in pixels as stored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
     """One image of a data set, by reference: paths, not pixels.
 
-    `mask` is a file, run lengths, or None. A negative (label 0) counts as pixel-labelled, all zero, without a mask;
-    a positive (label 1) without one is known at image level only.
+    `mask` is None or says where the mask is kept. A negative (label 0) counts as pixel-labelled, all zero, without a
+    mask; a positive (label 1) without one is known at image level only.
     `group` ties images of one physical item together: a split never parts a group.
+    `class_masks` holds (class, its mask) where an image can have defects of several classes; with a single class that
+    one has the whole mask.
+    `window`: the part of the image that is meant; None: all of it. It may reach beyond the image, which is mirrored.
     """
 
     id: str
     image: Path
-    mask: Path | RunLengthMask | None
+    mask: Mask | None
     label: int
     group: str
     classes: tuple[str, ...] = ()
+    class_masks: tuple[tuple[str, Mask], ...] = ()
+    window: Window | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What training targets need besides the config: `stride` input pixels per target cell, and the raw severity that
+    maps to the largest severity (the maximum over the training images; 1 where the target is a mask).
+    """
+
+    stride: int
+    severity_scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +117,8 @@ class Split:
 
 # A batch as the pipeline yields it, B images of H x W, maps at h x w (the model's output resolution):
 # image [B, H, W, C] float32 in [0, 1], mask [B, h, w, 1] float32 in [0, 1], weight [B, h, w, 1] float32,
-# label [B] float32 in {0, 1}, has_mask [B] float32 in {0, 1}, id [B] str.
+# label [B] float32 in {0, 1}, has_mask [B] float32 in {0, 1}, id [B] str; class_id [B] int32 where the config names
+# classes: 0 for a good image, k for the k-th class.
 Batch = Mapping[str, np.ndarray]
 
 

@@ -15,12 +15,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: everythin
 
 def main(argv: Sequence[str]) -> int:
     """Trains; the exit code is 0, or 128 + the signal's number when interrupted."""
-    from jaxdefect.training import loop  # not above: decoding processes import this file, and need no JAX
+    from jaxdefect import system  # not above: decoding processes import this file, and need no JAX
 
     del argv
     config = cli.config()
     workdir = cli.required(_WORKDIR)
-    code = loop.train(config, Path(workdir))
+    code = system.train(config, Path(workdir))
     if code == 0:
         print(f"trained; next: python -m launch.evaluate --workdir={workdir}")
     return code

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"types", "config"}
+BASE = {"types", "structure", "config", "model_config"}
 ALLOWED = {
     "types": set(),
-    "config": {"types"},
+    "structure": {"types"},
+    "model_config": {"types"},
+    "config": {"types", "structure", "model_config"},
     "overlay": BASE,
     "losses": BASE,
     "schedules": BASE,
@@ -18,6 +20,7 @@ ALLOWED = {
     "models": BASE,
     "training": {*BASE, "data", "models", "losses", "schedules", "metrics", "overlay"},
     "inference": {*BASE, "data", "models", "metrics", "overlay", "training"},
+    "system": {*BASE, "data", "training", "inference"},
     "interop": {*BASE, "models", "training"},
     "reports": {*BASE, "data", "metrics", "overlay", "training", "inference"},
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxdefect import config as config_lib
+from jaxdefect import structure
 from jaxdefect.types import InputError
 from launch import cli
 
@@ -60,4 +61,4 @@ def test_difference_lists_what_changed() -> None:
     new = config_lib.to_dict(
         dataclasses.replace(config_lib.Config(), optimizer=config_lib.OptimizerConfig(learning_rate=0.2))
     )
-    assert config_lib.difference(old, new) == ["config.optimizer.learning_rate: 0.1 -> 0.2"]
+    assert structure.difference(old, new) == ["config.optimizer.learning_rate: 0.1 -> 0.2"]

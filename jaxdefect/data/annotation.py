@@ -1,22 +1,31 @@
-"""From a sample's annotation to training targets: masks, run lengths, dilation, distance weights, reduction to 1/8."""
+"""From a sample's annotation to training targets: masks of every kind, dilation, distance weights, reduction to 1/8.
 
+A mask is [H, W], hard (uint8 in {0, 1}) or soft (float32 in [0, 1], how surely a pixel is defective); the type tells
+which. Everything here takes both.
+"""
+
+import dataclasses
+import zlib
+from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
+import scipy.io
+from scipy.io.matlab import MatReadError
 
-from jaxdefect.data import images
-from jaxdefect.types import InputError, RunLengthMask, Sample
+from jaxdefect.data import images, shapes
+from jaxdefect.types import InputError, Mask, MaskFile, RunLengthMask, Sample, ShapeMask
 
 REDUCTION = 8  # the networks' output resolution relative to their input
 _WINDOW = 2 * REDUCTION + 1
 
 
 def load_mask(sample: Sample, *, height: int, width: int) -> np.ndarray:
-    """The sample's mask as [height, width] uint8 in {0, 1}, 1 wherever the stored mask is above 0.
+    """The sample's mask as [height, width], uint8 in {0, 1}, or float32 in [0, 1] where the mask is a soft one.
 
     A sample without a mask gives zeros: that is the truth for a negative, and for a positive the caller knows from
-    `sample.mask is None` that its pixels are unlabelled.
+    `sample.mask is None` that its pixels are unlabelled. The mask is the whole image's, whatever `sample.window` is.
 
     Args:
       sample: the sample whose mask is wanted.
@@ -24,20 +33,88 @@ def load_mask(sample: Sample, *, height: int, width: int) -> np.ndarray:
       width: its width.
 
     Raises:
-      InputError: the mask's file cannot be read, or the mask is of another size than the image.
+      InputError: the mask's file cannot be read, the mask is of another size than the image, or a run or shape lies
+        outside it.
     """
-    if sample.mask is None:
+    mask = sample.mask
+    if mask is None:
         return np.zeros((height, width), np.uint8)
-    if isinstance(sample.mask, RunLengthMask):
-        return decode_runs(sample.mask, height=height, width=width)
-    pixels = images.decode(sample.mask, flags=cv2.IMREAD_UNCHANGED)
-    if pixels.shape[:2] != (height, width):
+    if isinstance(mask, RunLengthMask):
+        return decode_runs(mask, height=height, width=width)
+    if isinstance(mask, ShapeMask):
+        return shapes.draw(mask, height=height, width=width)
+    file = MaskFile(mask) if isinstance(mask, Path) else mask
+    pixels = _read_mask_file(file)
+    if pixels.shape != (height, width):
         raise InputError(
-            f"{sample.mask}: the mask is {pixels.shape[0]} x {pixels.shape[1]} (height x width) but its image "
+            f"{file.path}: the mask is {pixels.shape[0]} x {pixels.shape[1]} (height x width) but its image "
             f"{sample.image} is {height} x {width}; they must agree"
         )
-    is_defect = pixels > 0 if pixels.ndim == 2 else (pixels[..., :3] > 0).any(axis=-1)  # a fourth channel is alpha
+    return pixels
+
+
+def _read_mask_file(file: MaskFile) -> np.ndarray:
+    if file.path.suffix.lower() == ".mat":
+        return np.asarray(_read_segmentation(file.path) > file.above, np.uint8)
+    if file.is_soft:
+        return images.read_image(file.path, num_channels=1)[..., 0]
+    pixels = images.decode(file.path, flags=cv2.IMREAD_UNCHANGED)
+    # A fourth channel is alpha.
+    is_defect = pixels > file.above if pixels.ndim == 2 else (pixels[..., :3] > file.above).any(axis=-1)
     return np.asarray(is_defect, np.uint8)
+
+
+def _read_segmentation(path: Path) -> np.ndarray:
+    """`groundTruth.Segmentation` of a MATLAB file, as CrackForest and the Berkeley segmentation data have it."""
+    try:
+        pixels = scipy.io.loadmat(path, simplify_cells=True)["groundTruth"]["Segmentation"]
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        NotImplementedError,
+        MatReadError,
+        zlib.error,
+    ) as error:
+        raise InputError(
+            f"{path}: no MATLAB file (up to version 7.2) with groundTruth.Segmentation in it: "
+            f"{type(error).__name__}: {error}; copy the file again"
+        ) from error
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
+        raise InputError(f"{path}: groundTruth.Segmentation is not a matrix of numbers; copy the file again")
+    return pixels
+
+
+def source_of(mask: Mask) -> str:
+    """Where a mask stands, for messages."""
+    if isinstance(mask, Path):
+        return str(mask)
+    return str(mask.path) if isinstance(mask, MaskFile) else mask.source
+
+
+def of_class(sample: Sample, name: str) -> Sample:
+    """The sample as a model for the defects of one class sees it: every other image is good.
+
+    An image with defects of this class has label 1 and their mask, any other label 0 and no mask.
+
+    Raises:
+      InputError: the image is defective but its classes are not known, or it has several and their masks are not known
+        apart.
+    """
+    if sample.label and not sample.classes:
+        raise InputError(f"{sample.image}: defective, but of no known class, so a model for {name!r} cannot use it")
+    if name not in sample.classes:
+        return dataclasses.replace(sample, mask=None, label=0, classes=(), class_masks=())
+    masks = dict(sample.class_masks)
+    if name not in masks and sample.mask is not None and len(sample.classes) > 1:
+        raise InputError(
+            f"{sample.image}: has defects of the classes {', '.join(sample.classes)} and one mask "
+            f"({source_of(sample.mask)}) for all of them, so the part of {name!r} is not known; give a mask per class, "
+            "or list this image without its mask"
+        )
+    return dataclasses.replace(sample, mask=masks.get(name, sample.mask), classes=(name,), class_masks=())
 
 
 def decode_runs(mask: RunLengthMask, *, height: int, width: int) -> np.ndarray:
@@ -65,7 +142,10 @@ def encode_runs(mask: np.ndarray) -> tuple[tuple[int, int], ...]:
 
 
 def dilate(mask: np.ndarray, *, side_px: int, shape: Literal["square", "ellipse"]) -> np.ndarray:
-    """Dilates a mask [H, W] uint8 by a structuring element of side `side_px`; 0 and 1 leave it as it is."""
+    """Dilates a mask [H, W] by a structuring element of side `side_px`; 0 and 1 leave it as it is.
+
+    A pixel of a soft mask takes the largest value under the element.
+    """
     if side_px <= 1:
         return mask
     kind = {"square": cv2.MORPH_RECT, "ellipse": cv2.MORPH_ELLIPSE}[shape]
@@ -80,7 +160,7 @@ def distance_weights(
     D is the exact Euclidean distance to the nearest pixel outside the defect.
 
     Args:
-      mask: [H, W] in {0, 1}.
+      mask: [H, W], inside a defect where above 0.
       power: p, how fast the weight falls towards the edge.
       maximum: w_max, the weight in the middle; 0 switches the weights off (all 1).
       scope: take max D over the image, or over each connected component (8 neighbours) by itself.
@@ -128,9 +208,10 @@ def reduce_by_8(values: np.ndarray) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask [H, W] uint8 in {0, 1} at another size: 1 where at least half of the pixel's area is defect.
+    """A mask [H, W] at another size, of the same type.
 
-    A defect so thin that nothing of it would be left is kept wherever it touches a pixel.
+    A hard mask is 1 where at least half of the pixel's area is defect, and a defect so thin that nothing of it would be
+    left is kept wherever it touches a pixel. A soft mask is averaged over the pixel's area.
     """
     if mask.shape == (height, width):
         return mask
@@ -138,5 +219,7 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     covered = cv2.resize(
         mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
     )
+    if mask.dtype != np.uint8:
+        return np.clip(covered, 0.0, 1.0)
     resized = (covered >= 0.5).astype(np.uint8)
     return resized if resized.any() else (covered > 0).astype(np.uint8)

@@ -12,18 +12,18 @@ def augment(
     """Applies the transforms that `config` switches on, in a fixed order, every choice drawn from `rng`.
 
     The geometry (flips, rotation by 90 degrees, affine) comes first and moves image and mask alike: the image is
-    interpolated linearly, the mask takes the nearest pixel, and both are mirrored beyond the border, so that no
-    artificial edge enters the image. Contrast, brightness and noise follow, on the image alone.
+    interpolated linearly, as is a soft mask, while a hard one takes the nearest pixel; all are mirrored beyond the
+    border, so that no artificial edge enters the image. Contrast, brightness and noise follow, on the image alone.
 
     Args:
       image: [H, W, C] float32 in [0, 1], C at most 4.
-      mask: [H, W] uint8 in {0, 1}.
+      mask: [H, W], hard (uint8 in {0, 1}) or soft (float32 in [0, 1]).
       config: which transforms, and how strong.
       rng: the only source of randomness; the same state gives the same result.
 
     Returns:
-      The changed image, [H, W, C] float32 in [0, 1], and mask, [H, W] uint8 in {0, 1}. The inputs are not written to;
-      with everything off the outputs equal them.
+      The changed image, [H, W, C] float32 in [0, 1], and mask, [H, W] of the type it had. The inputs are not written
+      to; with everything off the outputs equal them.
     """
     image, mask = _flip(image, mask, config, rng)
     image, mask = _rotate90(image, mask, config, rng)
@@ -54,7 +54,8 @@ def _rotate90(
     if height != width:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
         # NEAREST_EXACT shares its pixel centres with LINEAR; plain NEAREST is off by up to half a pixel.
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        nearest_or_linear = cv2.INTER_NEAREST_EXACT if mask.dtype == np.uint8 else cv2.INTER_LINEAR
+        mask = cv2.resize(mask, (width, height), interpolation=nearest_or_linear)
     return image, mask
 
 
@@ -73,7 +74,8 @@ def _affine(
     border = cv2.BORDER_REFLECT_101
     size = (width, height)
     image = cv2.warpAffine(np.ascontiguousarray(image), matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
-    mask = cv2.warpAffine(np.ascontiguousarray(mask), matrix, size, flags=cv2.INTER_NEAREST, borderMode=border)
+    nearest_or_linear = cv2.INTER_NEAREST if mask.dtype == np.uint8 else cv2.INTER_LINEAR
+    mask = cv2.warpAffine(np.ascontiguousarray(mask), matrix, size, flags=nearest_or_linear, borderMode=border)
     return image.reshape(height, width, channels), mask
 
 

@@ -72,9 +72,8 @@ def _problem(sample: Sample) -> str:
         return str(error)
     if sample.mask is None or bool(mask.any()) == bool(sample.label):
         return ""
-    where = sample.mask if isinstance(sample.mask, Path) else sample.mask.source
     found = "the mask is empty but the image is labelled defective" if sample.label else "the mask marks a defect"
-    return f"{where}: {found} (image {sample.image}, label {sample.label})"
+    return f"{annotation.source_of(sample.mask)}: {found} (image {sample.image}, label {sample.label})"
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -15,8 +15,8 @@ import numpy as np
 from absl import flags
 
 from jaxdefect.config import AugmentConfig, DataConfig
-from jaxdefect.data import annotation, augment, images
-from jaxdefect.types import Batch, InputError, Sample, Split
+from jaxdefect.data import annotation, augment, images, patches, severity
+from jaxdefect.types import Batch, InputError, Sample, Split, Targets
 
 Batches = grain.MapDataset  # of batches
 
@@ -57,13 +57,64 @@ def _with_support(weights: np.ndarray, count: int) -> np.ndarray:
     return weights / weights.sum()
 
 
+def training_samples(samples: Sequence[Sample], split: Split, config: DataConfig) -> list[Sample]:
+    """What training draws from: the split's training samples, those whose masks may not be used without them.
+
+    With `fit="patches"` these are cut into patches: a patch is positive where its part of the mask is, negative
+    elsewhere, and a defective image without a mask has none.
+    """
+    by_id = {sample.id: sample for sample in samples}
+    masked = frozenset(split.masked)
+    train = [by_id[id] for id in split.train]
+    train = [s if s.label == 0 or s.id in masked else dataclasses.replace(s, mask=None, class_masks=()) for s in train]
+    return in_patches(train, config, stride_px=config.patch_stride_px) if config.fit == "patches" else train
+
+
+def validation_samples(samples: Sequence[Sample], split: Split, config: DataConfig) -> list[Sample]:
+    """The samples that validation inside a training looks at; with `fit="patches"` patches side by side."""
+    by_id = {sample.id: sample for sample in samples}
+    chosen = [by_id[id] for id in split.validation]
+    return in_patches(chosen, config, stride_px=min(config.image_size)) if config.fit == "patches" else chosen
+
+
+def in_patches(samples: Sequence[Sample], config: DataConfig, *, stride_px: int) -> list[Sample]:
+    """The samples cut into overlapping patches of `config.image_size`; positives without a mask are left out."""
+    return patches.patch_samples(samples, size=config.image_size, stride_px=stride_px, load_mask=_stored_mask)
+
+
+def _stored_mask(sample: Sample) -> np.ndarray:
+    height, width = images.image_size(sample.image)
+    return annotation.load_mask(sample, height=height, width=width)
+
+
+def make_targets(train: Sequence[Sample], config: DataConfig, *, stride: int) -> Targets:
+    """What the targets need to know of the training samples: for severities, the largest raw one.
+
+    Raises:
+      InputError: severities are wanted and none is above 0.
+    """
+    if config.target != "severity":
+        return Targets(stride)
+    largest = max((float(_raw_severity(s, config, stride).max()) for s in train if s.label), default=0.0)
+    if not largest > 0:
+        raise InputError(
+            "config.data.target = 'severity': no training image has a defect that differs in intensity from its "
+            "surroundings; see the masks, config.data.root and config.split"
+        )
+    return Targets(stride, largest)
+
+
+def _raw_severity(sample: Sample, config: DataConfig, stride: int) -> np.ndarray:
+    return severity.severity(*load(sample, config), cell_px=stride)
+
+
 def training_batches(
     samples: Sequence[Sample],
-    split: Split,
     config: DataConfig,
     *,
+    targets: Targets,
     batch_size: int,
-    num_epochs: int,
+    num_steps: int,
     seed: int,
     shard_index: int = 0,
     shard_count: int = 1,
@@ -74,20 +125,27 @@ def training_batches(
     by how rarely they have been used (`"rare_negatives"`). With shards, each has its own part of both classes, and
     `batch_size` is the shard's.
 
+    Args:
+      samples: of `training_samples`.
+      config: of the data.
+      targets: what the targets need besides.
+      batch_size: elements of a batch.
+      num_steps: how many batches.
+      seed: of all random choices.
+      shard_index: which of `shard_count` parts of the samples.
+      shard_count: how many.
+
     Raises:
       InputError: a shard has no positive or no negative.
     """
-    by_id = {sample.id: sample for sample in samples}
-    train = [by_id[id] for id in split.train]
-    masked = frozenset(split.masked)
-    positives = [s for s in train if s.label == 1][shard_index::shard_count]
-    negatives = [s for s in train if s.label == 0][shard_index::shard_count]
+    positives = [s for s in samples if s.label == 1][shard_index::shard_count]
+    negatives = [s for s in samples if s.label == 0][shard_index::shard_count]
     if not positives or not negatives:
         raise InputError(
             f"training data (shard {shard_index} of {shard_count}): {len(positives)} positives and {len(negatives)} "
-            "negatives; at least one of each is needed: see split.json, config.split and config.data.root"
+            "negatives; at least one of each is needed: see split.json, config.split and config.data.root (where every "
+            "image has a defect, config.data.fit = 'patches' finds good patches)"
         )
-    num_steps = num_epochs * steps_per_epoch(len(positives), batch_size=batch_size)
     count = math.ceil(num_steps * batch_size / 2)  # of each class
     positive_stream = grain.MapDataset.source(positives).shuffle(seed=seed)
     if config.sampling == "rare_negatives":
@@ -97,9 +155,8 @@ def training_batches(
     else:
         negative_stream = grain.MapDataset.source(negatives).shuffle(seed=seed + 1)
     streams = [stream.repeat(math.ceil(count / len(stream))) for stream in (positive_stream, negative_stream)]
-    loader = TrainingElement(config, masked)
     stream = grain.MapDataset.mix(streams, weights=[1.0, 1.0])
-    return stream.seed(seed).random_map(loader).batch(batch_size)[:num_steps]
+    return stream.seed(seed).random_map(TrainingElement(config, targets)).batch(batch_size)[:num_steps]
 
 
 def iterate(batches: grain.MapDataset, *, start: int, num_workers: int) -> Iterator[Batch]:
@@ -125,50 +182,80 @@ def _ignore_interrupt(worker_index: int, worker_count: int) -> None:
 class TrainingElement:
     """Sample -> one element of a training batch; a class so that worker processes can be sent it."""
 
-    def __init__(self, config: DataConfig, masked: frozenset[str]):
+    def __init__(self, config: DataConfig, targets: Targets):
         self.config = config
-        self.masked = masked
+        self.targets = targets
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         image, mask = load(sample, self.config)
         image, mask = augment.augment(image, mask, config=self.config.augment, rng=rng)
-        has_mask = sample.label == 0 or sample.id in self.masked
-        if not has_mask:
-            mask = np.zeros_like(mask)
-        target, weight = targets(mask, self.config)
-        return {
+        target, weight = make_target(image, mask, self.config, self.targets)
+        element = {
             "image": image,
             "mask": target,
             "weight": weight,
             "label": np.float32(sample.label),
-            "has_mask": np.float32(has_mask),
+            "has_mask": np.float32(sample.label == 0 or sample.mask is not None),
             "id": sample.id,
         }
+        return element | ({"class_id": class_id(sample, self.config.classes)} if self.config.classes else {})
+
+
+def class_id(sample: Sample, classes: Sequence[str]) -> np.int32:
+    """0 for a good image, k for the k-th class.
+
+    Raises:
+      InputError: a defective sample of no class, of several, or of one that `classes` lacks.
+    """
+    if sample.label == 0:
+        return np.int32(0)
+    if len(sample.classes) != 1 or sample.classes[0] not in classes:
+        raise InputError(
+            f"{sample.image}: its classes are {sample.classes}; a classifier needs exactly one of "
+            f"config.data.classes = {tuple(classes)}"
+        )
+    return np.int32(1 + list(classes).index(sample.classes[0]))
 
 
 def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Image [H, W, C] float32 in [0, 1] and annotation [H, W] uint8 in {0, 1}, both at the network's input size."""
-    height, width = config.image_size
+    """Image [H, W, C] float32 in [0, 1] and annotation [H, W], uint8 in {0, 1} or float32 in [0, 1] if it is soft.
+
+    Of the sample's window where it has one; at the network's input size, unless images keep their size.
+    """
     image = images.read_image(sample.image, num_channels=config.num_channels)
     mask = annotation.load_mask(sample, height=image.shape[0], width=image.shape[1])
+    if sample.window is not None:
+        image, mask = patches.cut(image, sample.window), patches.cut(mask, sample.window)
+    if config.fit == "patches":
+        return image, mask
+    height, width = config.image_size
     return images.resize_image(image, height, width), annotation.resize_mask(mask, height, width)
 
 
-def targets(mask: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Annotation [H, W] -> segmentation target and pixel weight, [H/8, W/8, 1] float32 each."""
+def make_target(
+    image: np.ndarray, mask: np.ndarray, config: DataConfig, targets: Targets
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image [H, W, C] and annotation [H, W] -> target and pixel weight, [H/stride, W/stride, 1] float32 each."""
+    if config.target == "severity":
+        raw = severity.severity(image, mask, cell_px=targets.stride)
+        target = severity.scale(raw, targets.severity_scale)[..., None]
+        return target, np.ones_like(target)
     mask = annotation.dilate(mask, side_px=config.dilation_px, shape=config.dilation_shape)
     weight = annotation.distance_weights(
         mask, power=config.distance_power, maximum=config.distance_weight_max, scope=config.distance_scope
     )
-    target = annotation.reduce_by_8(mask)
+    target = mask.astype(np.float32)
+    if targets.stride == annotation.REDUCTION:
+        target, weight = annotation.reduce_by_8(mask), annotation.reduce_by_8(weight)
     if config.target == "binary":
         target = (target > 0.5).astype(np.float32)
-    return target[..., None], annotation.reduce_by_8(weight)[..., None]
+    return target[..., None], weight[..., None]
 
 
-def evaluation_batches(samples: Sequence[Sample], config: DataConfig, *, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    samples: Sequence[Sample], config: DataConfig, *, targets: Targets, batch_size: int
+) -> Iterator[Batch]:
     """Each sample once, in order, without augmentation; the last batch may be smaller."""
-    plain = dataclasses.replace(config, augment=AugmentConfig())
-    element = TrainingElement(plain, frozenset(s.id for s in samples if s.mask is not None))
+    element = TrainingElement(dataclasses.replace(config, augment=AugmentConfig()), targets)
     stream = grain.MapDataset.source(list(samples)).seed(0).random_map(element).batch(batch_size)
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)))

@@ -99,11 +99,13 @@ def check(split: Split, samples: Sequence[Sample]) -> None:
 
     Raises:
       InputError: an id that the data set lacks, an id or a group in two parts, no positives or no negatives in a part
-        (validation may be empty), or an id in `masked` that is not a training positive with a mask.
+        (validation and test may be empty; a data set may have no negatives at all, where the good parts of its images serve as
+        such), or an id in `masked` that is not a training positive with a mask.
     """
     by_id = {sample.id: sample for sample in samples}
     part_of_id: dict[str, str] = {}
     part_of_group: dict[str, str] = {}
+    needs_negatives = any(sample.label == 0 for sample in samples)
     for part in PARTS:
         ids = getattr(split, part)
         _check_unique(ids, f"the {part} part of the split")
@@ -117,8 +119,8 @@ def check(split: Split, samples: Sequence[Sample]) -> None:
                     f"group {group!r} is in two parts of the split, {other} and {part} (id {item!r}): "
                     "images of one item must stay together, or the test result is too good"
                 )
-        if part != "validation" or ids:
-            _check_both_classes([by_id[item] for item in ids], part)
+        if part == "train" or ids:
+            _check_both_classes([by_id[item] for item in ids], part, needs_negatives=needs_negatives)
     train = set(split.train)
     _check_unique(split.masked, "the masked list of the split")
     for item in split.masked:
@@ -144,9 +146,9 @@ def _check_known(names: Iterable[str], known: Iterable[str], source: str) -> Non
         )
 
 
-def _check_both_classes(samples: Sequence[Sample], part: str) -> None:
+def _check_both_classes(samples: Sequence[Sample], part: str, *, needs_negatives: bool) -> None:
     num_positive = sum(sample.label for sample in samples)
-    if 0 < num_positive < len(samples):
+    if 0 < num_positive < len(samples) or (num_positive and not needs_negatives):
         return
     kind = "positives (defective images)" if num_positive == 0 else "negatives (images without a defect)"
     raise InputError(

@@ -20,7 +20,7 @@ import numpy as np
 from jaxdefect import overlay
 from jaxdefect.data.images import read_image, write_image, write_probability
 from jaxdefect.inference.files import MAP_FOLDER, OVERLAY_FOLDER, result_path
-from jaxdefect.inference.predictor import Predictor
+from jaxdefect.inference.predictor import Judgement, Predictor, Prepared, Running
 from jaxdefect.types import InputError
 
 MapFormat = Literal["png16", "npy", "tiff"]
@@ -66,7 +66,7 @@ class _Decoded:
     id: str
     path: Path
     seconds: float
-    pixels: np.ndarray | None = None  # network input [h, w, C] float32
+    prepared: Prepared | None = None
     backdrop: np.ndarray | None = None  # the image's own size [H, W, 1] uint8, for the overlay
     error: str | None = None
 
@@ -74,15 +74,14 @@ class _Decoded:
 @dataclasses.dataclass(frozen=True)
 class _Running:
     batch: list[_Decoded]
-    outputs: tuple[jax.Array, jax.Array] | None  # None: no image of the batch could be read
+    outputs: Running | None  # None: no image of the batch could be read
     since: float
 
 
 @dataclasses.dataclass(frozen=True)
 class _Scored:
     decoded: _Decoded
-    score: float = float("nan")
-    probability: np.ndarray | None = None  # [h, w] at the network's output resolution
+    judgement: Judgement | None = None
 
 
 def predict_files(
@@ -166,8 +165,8 @@ def _decode(predictor: Predictor, image_id: str, path: Path) -> _Decoded:
         image = read_image(path, num_channels=predictor.config.data.num_channels)
     except InputError as error:
         return _Decoded(image_id, path, seconds=time.perf_counter() - started, error=str(error))
-    pixels, backdrop = predictor.prepare(image), overlay.to_gray_uint8(image)[..., None]
-    return _Decoded(image_id, path, seconds=time.perf_counter() - started, pixels=pixels, backdrop=backdrop)
+    prepared, backdrop = predictor.prepare(image), overlay.to_gray_uint8(image)[..., None]
+    return _Decoded(image_id, path, seconds=time.perf_counter() - started, prepared=prepared, backdrop=backdrop)
 
 
 def _score(predictor: Predictor, decoded: Iterable[_Decoded], *, batch_size: int) -> Iterator[_Scored]:
@@ -186,8 +185,8 @@ def _dispatch(predictor: Predictor, decoded: Iterable[_Decoded], *, batch_size: 
     remaining = iter(decoded)
     while batch := list(itertools.islice(remaining, batch_size)):
         since = time.perf_counter()
-        pixels = [item.pixels for item in batch if item.pixels is not None]
-        yield _Running(batch, predictor.dispatch(np.stack(pixels), pad_to=batch_size) if pixels else None, since)
+        prepared = [item.prepared for item in batch if item.prepared is not None]
+        yield _Running(batch, predictor.dispatch(prepared, batch_size=batch_size) if prepared else None, since)
 
 
 def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
@@ -203,17 +202,16 @@ def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
 def _collect(predictor: Predictor, running: _Running) -> list[_Scored]:
     if running.outputs is None:
         return [_Scored(item) for item in running.batch]
-    num_images = sum(item.pixels is not None for item in running.batch)
-    results = zip(*predictor.collect(running.outputs, num_images=num_images), strict=True)
-    return [_Scored(item) if item.pixels is None else _Scored(item, *next(results)) for item in running.batch]
+    judgements = iter(predictor.collect(running.outputs))
+    return [_Scored(item) if item.prepared is None else _Scored(item, next(judgements)) for item in running.batch]
 
 
 def _write(predictor: Predictor, scored: _Scored, *, out: Path, map_format: MapFormat) -> Record:
-    item, probability = scored.decoded, scored.probability
-    if probability is None or item.backdrop is None:
+    item, judgement = scored.decoded, scored.judgement
+    if judgement is None or item.backdrop is None:
         return Record(item.id, str(item.path), error=item.error)
     height, width = item.backdrop.shape[:2]
-    full_size = predictor.to_image_size(probability, height, width)
+    full_size = overlay.map_to_image_size(judgement.probability, height, width, stride=judgement.stride)
     map_name = result_path(MAP_FOLDER, item.id, MAP_SUFFIXES[map_format])
     overlay_suffix = ".jpg" if max(height, width) <= _JPEG_MAX_SIDE_PX else ".png"
     overlay_name = result_path(OVERLAY_FOLDER, item.id, overlay_suffix)
@@ -224,9 +222,9 @@ def _write(predictor: Predictor, scored: _Scored, *, out: Path, map_format: MapF
     return Record(
         id=item.id,
         path=str(item.path),
-        score=float(scored.score),
+        score=judgement.score,
         threshold=predictor.threshold,
-        is_defective=predictor.is_defective(scored.score),
+        is_defective=predictor.is_defective(judgement.score),
         map=map_name,
         overlay=overlay_name,
         seconds=round(item.seconds, 6),
@@ -310,9 +308,9 @@ def _earlier_results(out: Path) -> set[str]:
 
 def _compile(predictor: Predictor, batch_size: int) -> None:
     """Compiles before the clock starts, and finds out whether the batch fits in memory."""
-    shape = (batch_size, *predictor.config.data.image_size, predictor.config.data.num_channels)
+    data = predictor.config.data
     try:
-        predictor.predict_batch(np.zeros(shape, np.float32), pad_to=batch_size)
+        predictor.judge([np.zeros((*data.image_size, data.num_channels), np.float32)], batch_size=batch_size)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

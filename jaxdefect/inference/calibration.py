@@ -8,12 +8,16 @@ from typing import Any
 
 from jaxdefect.types import InputError
 
+# When nothing says where a pixel turns defective.
+DEFAULT_PIXEL_THRESHOLD = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """Thresholds chosen for one checkpoint of a run.
 
     `threshold`: an image is defective when its score >= this. `pixel_threshold`: the same for a pixel's probability.
+    `logistic`: weights of the map's maximum and mean and a bias, where the score is a logistic regression on them.
     `source`: "validation", or "train" when the split has no validation images to choose on; then the decisions look
     better on the training images than they will on new ones. `checkpoint_step`: the weights it was chosen with.
     """
@@ -22,6 +26,7 @@ class Calibration:
     pixel_threshold: float
     source: str
     checkpoint_step: int
+    logistic: tuple[float, float, float] | None = None
 
 
 def calibration_path(workdir: Path) -> Path:
@@ -69,4 +74,8 @@ def _from_json(values: dict[str, Any]) -> Calibration:
             raise ValueError(f"{name} = {value} is not in [0, 1]")
     if values["source"] not in ("validation", "train"):
         raise ValueError(f"source = {values['source']!r} is neither 'validation' nor 'train'")
-    return Calibration(threshold, pixel_threshold, values["source"], int(values["checkpoint_step"]))
+    logistic = values.get("logistic")
+    if logistic is not None:
+        maximum, mean, bias = map(float, logistic)
+        logistic = maximum, mean, bias
+    return Calibration(threshold, pixel_threshold, values["source"], int(values["checkpoint_step"]), logistic)

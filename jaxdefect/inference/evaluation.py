@@ -1,4 +1,4 @@
-"""Runs a predictor over labelled samples: the thresholds to decide by, and what a report needs to judge the rest."""
+"""Runs a predictor over labelled samples and keeps what a report needs to judge it."""
 
 import collections
 import dataclasses
@@ -10,18 +10,15 @@ from typing import Protocol
 import numpy as np
 
 from jaxdefect.config import Config, DataConfig
-from jaxdefect.data.annotation import load_mask, resize_mask
-from jaxdefect.data.images import read_image, resize_image
+from jaxdefect.data.pipeline import load
 from jaxdefect.inference.calibration import Calibration
-from jaxdefect.inference.thresholds import best_f1_threshold
-from jaxdefect.metrics.pixel import NUM_BINS, best_pixel_threshold, pixel_counts, pixel_histogram
+from jaxdefect.inference.predictor import Judgement
+from jaxdefect.metrics.pixel import pixel_counts
 from jaxdefect.overlay import map_to_image_size
 from jaxdefect.types import InputError, Sample
 
 # Decoding threads; OpenCV releases the interpreter lock, and more than a few only wait for the network.
 _NUM_READERS = 4
-# When no positive of the calibration set has a mask, nothing says where a pixel turns defective.
-_DEFAULT_PIXEL_THRESHOLD = 0.5
 
 
 class BatchPredictor(Protocol):
@@ -33,8 +30,8 @@ class BatchPredictor(Protocol):
     @property
     def checkpoint_step(self) -> int: ...
 
-    def predict_batch(self, images: np.ndarray, *, pad_to: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """[B, H, W, C] float32 in [0, 1] -> finite scores [B] and probability maps [B, h, w], both in [0, 1]."""
+    def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
+        """Images [H, W, C] float32 in [0, 1] -> what there is to say of each."""
         ...
 
 
@@ -88,55 +85,15 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scored:
-    sample: Sample
-    score: float
-    probability: np.ndarray  # [h, w] as the network gave it
-    stride: int
-    upsampled: np.ndarray  # [H, W] at network input size
-    mask: np.ndarray | None  # [H, W] uint8; None for a positive without pixel labels
-
-
-def calibrate(
-    predictor: BatchPredictor,
-    samples: Sequence[Sample],
-    *,
-    source: str,
-    batch_size: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> Calibration:
-    """Chooses the thresholds of best F1, of images and of pixels, on `samples`.
-
-    Without a mask on any positive the pixel threshold is 0.5.
-
-    Args:
-      predictor: gives scores and maps.
-      samples: at least one defective and, to be of use, good ones.
-      source: what the samples are, "validation" or "train"; goes into the calibration.
-      batch_size: images per call of the predictor.
-      on_progress: called with the number of images done after each batch.
-
-    Raises:
-      InputError: no defective image among the samples, or an image or mask cannot be read.
+class Scored:
+    """A sample, what the predictor says of it, the map [H, W] at the size that the image was judged at, and the
+    annotation there [H, W] uint8; None for a positive without pixel labels.
     """
-    if not any(sample.label for sample in samples):
-        raise InputError(
-            f"no defective image among the {len(samples)} of the {source} set: no threshold can be chosen; "
-            "give the split at least one"
-        )
-    labels, scores = [], []
-    histogram = np.zeros((2, NUM_BINS), np.int64)
-    for scored in _score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
-        labels.append(scored.sample.label)
-        scores.append(scored.score)
-        if scored.mask is not None:
-            histogram += pixel_histogram(scored.upsampled, scored.mask)
-    return Calibration(
-        threshold=best_f1_threshold(np.array(labels), np.array(scores)),
-        pixel_threshold=best_pixel_threshold(histogram) if histogram[1].any() else _DEFAULT_PIXEL_THRESHOLD,
-        source=source,
-        checkpoint_step=predictor.checkpoint_step,
-    )
+
+    sample: Sample
+    judgement: Judgement
+    upsampled: np.ndarray
+    mask: np.ndarray | None
 
 
 def evaluate(
@@ -150,9 +107,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores all samples, counts pixels, and keeps the maps of the gallery's images only.
 
-    Pixels are compared at network input size: the map upsampled bilinearly (`overlay.map_to_image_size`), against the
-    annotation as it is (not dilated), resized as in training. A positive without a mask is left out of the
-    pixel counts.
+    Pixels are compared at network input size, or at the image's own where images keep it: the map upsampled bilinearly
+    (`overlay.map_to_image_size`), against the annotation as it is (not dilated), resized as in training; a soft one is
+    defective from 0.5 on. A positive without a mask is left out of the pixel counts.
 
     Args:
       predictor: gives scores and maps.
@@ -170,10 +127,10 @@ def evaluate(
     ids, labels, scores = [], [], []
     counts, num_masked = np.zeros(3, np.int64), 0
     gallery: list[GalleryEntry] = []
-    for scored in _score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
+    for scored in score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
         ids.append(scored.sample.id)
         labels.append(scored.sample.label)
-        scores.append(scored.score)
+        scores.append(scored.judgement.score)
         if scored.mask is not None:
             counts += pixel_counts(scored.upsampled, scored.mask, calibration.pixel_threshold)
             num_masked += scored.sample.label
@@ -205,34 +162,30 @@ def select_gallery(entries: Iterable[GalleryEntry], *, size: GallerySize) -> lis
     return [entry for entry in ranked if entry.sample.id in chosen_ids]
 
 
-def _gallery_entry(scored: _Scored, threshold: float) -> GalleryEntry:
-    is_predicted = bool(scored.score >= threshold)
+def _gallery_entry(scored: Scored, threshold: float) -> GalleryEntry:
+    judgement = scored.judgement
+    is_predicted = bool(judgement.score >= threshold)
     room = (1 - threshold) if is_predicted else threshold
-    certainty = abs(scored.score - threshold) / room if room > 0 else 0.0
+    certainty = abs(judgement.score - threshold) / room if room > 0 else 0.0
     error = -certainty if is_predicted == bool(scored.sample.label) else certainty
-    probability = np.round(np.clip(scored.probability, 0, 1) * 255).astype(np.uint8)
-    return GalleryEntry(scored.sample, scored.score, is_predicted, error, probability, scored.stride)
+    probability = np.round(np.clip(judgement.probability, 0, 1) * 255).astype(np.uint8)
+    return GalleryEntry(scored.sample, judgement.score, is_predicted, error, probability, judgement.stride)
 
 
-def _score(
+def score(
     predictor: BatchPredictor,
     samples: Sequence[Sample],
     *,
     batch_size: int,
-    on_progress: Callable[[int], None] | None,
-) -> Iterator[_Scored]:
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[Scored]:
     """Every sample with its score, map and mask, in order; images are decoded while the network computes."""
-    data = predictor.config.data
-    height, width = data.image_size
     num_done = 0
-    for batch in _read_batches(samples, data=data, batch_size=batch_size):
-        images = np.stack([image for _, image, _ in batch])
-        # Padded to one size: the last batch, if short, does not compile anew.
-        scores, probabilities = predictor.predict_batch(images, pad_to=batch_size)
-        for (sample, _, mask), score, probability in zip(batch, scores, probabilities, strict=True):
-            stride = height // probability.shape[0]
-            upsampled = map_to_image_size(probability, height, width, stride=stride)
-            yield _Scored(sample, float(score), probability, stride, upsampled, mask)
+    for batch in _read_batches(samples, data=predictor.config.data, batch_size=batch_size):
+        judgements = predictor.judge([image for _, image, _ in batch], batch_size=batch_size)
+        for (sample, image, mask), judgement in zip(batch, judgements, strict=True):
+            upsampled = map_to_image_size(judgement.probability, *image.shape[:2], stride=judgement.stride)
+            yield Scored(sample, judgement, upsampled, mask)
         num_done += len(batch)
         if on_progress:
             on_progress(num_done)
@@ -260,10 +213,8 @@ def _read_batches(samples: Sequence[Sample], *, data: DataConfig, batch_size: in
 
 
 def _read(sample: Sample, data: DataConfig) -> _Read:
-    """The sample's image and mask at network input size."""
-    image = read_image(sample.image, num_channels=data.num_channels)
-    resized = resize_image(image, *data.image_size)
+    """The sample's image and mask, at network input size unless images keep their own."""
+    image, mask = load(sample, data)
     if sample.label and sample.mask is None:
-        return sample, resized, None
-    mask = load_mask(sample, height=image.shape[0], width=image.shape[1])
-    return sample, resized, resize_mask(mask, *data.image_size)
+        return sample, image, None
+    return sample, image, (mask >= 0.5).astype(np.uint8)

@@ -3,9 +3,9 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import jax
@@ -15,17 +15,21 @@ from scipy import special
 
 from jaxdefect import models, overlay
 from jaxdefect.config import Config
+from jaxdefect.data import patches
 from jaxdefect.data.images import resize_image
 from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference import ensemble, four_stage, logistic
 from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.components import Defect
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
-from jaxdefect.types import InputError, Prediction
+from jaxdefect.types import InputError, Prediction, Window
 
-# (variables, images [B, H, W, C]) -> decision logits [B] float32, probability maps [B, h, w] float32
-Forward = Callable[[Any, np.ndarray], tuple[jax.Array, jax.Array]]
+# (variables, images [B, H, W, C]) -> {"decision": logits [B], "probability": maps [B, h, w]}, float32, and of an
+# ensemble "class_scores" [B, K].
+Forward = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
 
-_DEFAULT_THRESHOLD = 0.5
+_MAX_BATCH = 16  # where the caller does not say
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -33,12 +37,46 @@ def compile_forward(apply: Callable[..., Any]) -> Forward:
     """Compiles `apply(variables, image, train=False)` of a module into a `Forward`, one program per batch shape."""
 
     @jax.jit
-    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         outputs = apply(variables, images, train=False)
-        probability = jax.nn.sigmoid(outputs["segmentation"][..., 0].astype(jnp.float32))
-        return outputs["decision"].astype(jnp.float32), probability
+        return {name: outputs[name].astype(jnp.float32) for name in ("decision", "probability")}
 
     return forward
+
+
+class Prepared(NamedTuple):
+    """An image as the network takes it: `tiles` [N, h, w, C], the whole image resized or its overlapping patches.
+
+    `windows`: where the patches lie; empty for a resized image. `image` [H, W, C] float32: as it came.
+    """
+
+    tiles: np.ndarray
+    windows: tuple[Window, ...]
+    image: np.ndarray
+
+
+class Running(NamedTuple):
+    """Images that the device is computing; `Predictor.collect` waits for them."""
+
+    prepared: Sequence[Prepared]
+    outputs: Sequence[Mapping[str, jax.Array]]  # of one chunk of tiles each
+    num_tiles: int
+
+
+class Judgement(NamedTuple):
+    """What a predictor says of one image.
+
+    `score` in [0, 1], float64. `probability` [h, w] float32 in [0, 1]; its cells as `overlay.map_to_image_size` takes
+    `stride`. `class_scores`: of an ensemble, by class. With a classifier, `defects` are those that it accepted, and
+    `detected` the map before it rejected the others.
+    """
+
+    score: float
+    probability: np.ndarray
+    stride: int
+    class_scores: Mapping[str, float] = {}
+    defects: tuple[Defect, ...] = ()
+    detected: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,8 +88,10 @@ class Predictor:
       variables: the module's variables.
       checkpoint_step: the training step that the variables come from.
       workdir: the run's folder.
-      calibration: the thresholds chosen on validation data; None: 0.5 for both.
+      calibration: the thresholds chosen on validation data; None: the model's default for images, 0.5 for pixels.
       forward: the compiled model.
+      classes: of an ensemble, the classes of its members.
+      classifier: judges each detected defect; None: all are believed.
     """
 
     config: Config
@@ -60,27 +100,39 @@ class Predictor:
     workdir: Path
     calibration: Calibration | None
     forward: Forward
+    classes: tuple[str, ...] = ()
+    classifier: four_stage.Classifier | None = None
 
     @classmethod
     def load(
-        cls, workdir: str | os.PathLike, *, checkpoint: str | None = None, is_calibrating: bool = False
+        cls,
+        workdir: str | os.PathLike,
+        *,
+        checkpoint: str | None = None,
+        is_calibrating: bool = False,
+        stages: Literal["all", "detector"] = "all",
     ) -> "Predictor":
-        """Loads a run.
+        """Loads a run: a network, with its classifier where one was trained, or an ensemble of networks.
 
         Args:
           workdir: the folder that training wrote.
           checkpoint: "best", "last" or a step; None: what `config.training.select` says.
           is_calibrating: the caller will choose the thresholds, so do not warn of missing ones.
+          stages: "detector" leaves the classifier out.
 
         Raises:
-          InputError: no run there, no such checkpoint, or one of another architecture.
+          InputError: no run there, no such checkpoint, or one of another architecture; a classifier by itself.
         """
         run = runs.load(Path(workdir))
+        if run.config.data.classes:
+            raise InputError(f"{workdir}: a classifier of defects; load the detector that it belongs to")
+        if run.config.ensemble.kind != "none":
+            return ensemble.load(cls, run, checkpoint=checkpoint, is_calibrating=is_calibrating)
+        module = models.build(run.config.model)
         variables, step = checkpoints.restore_variables(run.workdir, config=run.config, which=checkpoint)
         calibration = calibrations.load(run.workdir)
         if not is_calibrating:
-            _warn_of_thresholds(calibration, checkpoint_step=step, workdir=run.workdir)
-        module = models.build(run.config.model)
+            _warn_of_thresholds(calibration, checkpoint_step=step, run=run)
         return cls(
             config=run.config,
             variables=jax.device_put(variables),
@@ -88,17 +140,20 @@ class Predictor:
             workdir=run.workdir,
             calibration=calibration,
             forward=compile_forward(module.apply),
+            classifier=four_stage.load_classifier(run)
+            if run.config.classifier.is_enabled and stages == "all"
+            else None,
         )
 
     @property
     def threshold(self) -> float:
         """An image is defective from this score on."""
-        return _DEFAULT_THRESHOLD if self.calibration is None else self.calibration.threshold
+        return self.config.model.threshold if self.calibration is None else self.calibration.threshold
 
     @property
     def pixel_threshold(self) -> float:
         """A pixel is defective from this probability on."""
-        return _DEFAULT_THRESHOLD if self.calibration is None else self.calibration.pixel_threshold
+        return calibrations.DEFAULT_PIXEL_THRESHOLD if self.calibration is None else self.calibration.pixel_threshold
 
     def is_defective(self, score: float) -> bool:
         """The decision for a score, as `jaxdefect.inference.thresholds` means it: score >= threshold."""
@@ -114,76 +169,115 @@ class Predictor:
           InputError: another shape, dtype or range.
         """
         normalised = normalise(image, num_channels=self.config.data.num_channels)
-        height, width = normalised.shape[:2]
-        scores, probability = self.predict_batch(self.prepare(normalised)[None])
+        (judgement,) = self.judge([normalised])
         return Prediction(
-            score=float(scores[0]),
-            is_defective=self.is_defective(scores[0]),
-            probability=self.to_image_size(probability[0], height, width),
+            score=judgement.score,
+            is_defective=self.is_defective(judgement.score),
+            probability=overlay.map_to_image_size(
+                judgement.probability, *normalised.shape[:2], stride=judgement.stride
+            ),
         )
 
-    def predict_batch(self, images: np.ndarray, *, pad_to: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and maps of images at the network's input size.
+    def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
+        """Judges images [H, W, C] float32 in [0, 1] of any size, C as in `config.data`.
 
-        The batch is padded before it reaches the compiled model and cut back after, so that the number of compiled
-        programs stays small: to `pad_to` images, or else to the next power of two.
-
-        Args:
-          images: [B, H, W, C] float32 in [0, 1], H x W and C as in `config.data`.
-          pad_to: the size to pad to, at least B.
-
-        Returns:
-          Scores [B] float64 in [0, 1], the sigmoid taken in double precision so that strong scores are not tied;
-          probability maps [B, h, w] float32 at the network's output resolution.
+        The network computes `batch_size` images or patches at a time, the last ones padded, so that the number of
+        compiled programs stays small; by default a power of two of at most 16.
 
         Raises:
           InputError: another shape, or a model that returns NaN or infinity.
         """
-        return self.collect(self.dispatch(images, pad_to=pad_to), num_images=len(images))
+        return self.collect(self.dispatch([self.prepare(image) for image in images], batch_size=batch_size))
 
-    def dispatch(self, images: np.ndarray, *, pad_to: int | None = None) -> tuple[jax.Array, jax.Array]:
-        """Starts `predict_batch` without waiting for it; `collect` takes what this returns."""
-        wanted = (*self.config.data.image_size, self.config.data.num_channels)
-        if images.ndim != 4 or images.shape[1:] != wanted or len(images) == 0:
-            raise InputError(
-                f"a batch of shape {images.shape}: must be [B, {', '.join(map(str, wanted))}] with B of at least 1; "
-                "call the predictor with single images of any size"
-            )
-        size = 1 << (len(images) - 1).bit_length() if pad_to is None else pad_to
-        if size < len(images):
-            raise InputError(f"pad_to = {pad_to}: must be at least the {len(images)} images of the batch")
-        if size > len(images):
-            images = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
-        return self.forward(self.variables, images)
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """[H, W, C] float32 in [0, 1] of any size as network input."""
+        data = self.config.data
+        if image.ndim != 3 or image.shape[-1] != data.num_channels:
+            raise InputError(f"an image of shape {image.shape}: must be [H, W, {data.num_channels}]")
+        if data.fit == "resize":
+            return Prepared(resize_image(image, *data.image_size)[None], (), image)
+        stride_px = min(data.image_size) // 2
+        windows = patches.windows(*image.shape[:2], size=data.image_size, stride_px=stride_px)
+        return Prepared(np.stack([patches.cut(image, window) for window in windows]), tuple(windows), image)
 
-    def collect(self, running: tuple[jax.Array, jax.Array], *, num_images: int) -> tuple[np.ndarray, np.ndarray]:
-        """Waits for what `dispatch` started and returns the first `num_images` results, as `predict_batch` does."""
-        decision, probability = jax.device_get(running)
-        decision, probability = decision[:num_images].astype(np.float64), probability[:num_images]
-        if not (np.isfinite(decision).all() and np.isfinite(probability).all()):
+    def dispatch(self, prepared: Sequence[Prepared], *, batch_size: int | None = None) -> Running:
+        """Starts `judge` without waiting for it; `collect` takes what this returns."""
+        tiles = np.concatenate([item.tiles for item in prepared])
+        size = batch_size or min(_MAX_BATCH, 1 << (len(tiles) - 1).bit_length())
+        outputs = []
+        for start in range(0, len(tiles), size):
+            chunk = tiles[start : start + size]
+            if len(chunk) < size:
+                chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+            outputs.append(self.forward(self.variables, chunk))
+        return Running(prepared, outputs, len(tiles))
+
+    def collect(self, running: Running) -> list[Judgement]:
+        """Waits for what `dispatch` started."""
+        chunks = jax.device_get(list(running.outputs))
+        rows = {name: np.concatenate([chunk[name] for chunk in chunks])[: running.num_tiles] for name in chunks[0]}
+        if not all(np.isfinite(value).all() for value in rows.values()):
             raise InputError(
                 f"{self.workdir}: the checkpoint of step {self.checkpoint_step} gives NaN or infinity; choose another"
             )
-        return special.expit(decision), probability
+        judgements, start = [], 0
+        for item in running.prepared:
+            part = slice(start, start + len(item.tiles))
+            judgements.append(self._judgement(item, {name: value[part] for name, value in rows.items()}))
+            start = part.stop
+        return judgements
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """[H, W, C] float32 in [0, 1] of any size as network input, [h, w, C]."""
-        height, width = self.config.data.image_size
-        return resize_image(image, height, width)
+    def _judgement(self, item: Prepared, rows: Mapping[str, np.ndarray]) -> Judgement:
+        """One image from the outputs of its tiles, [N, ...] each."""
+        model = self.config.model
+        # The sigmoid in double precision, so that strong scores are not tied.
+        score = float(special.expit(rows["decision"].astype(np.float64)).max())
+        probability = rows["probability"][0]
+        if item.windows:
+            height, width = item.image.shape[:2]
+            stride = model.output_stride
+            probability = patches.blend(rows["probability"], item.windows, height=height, width=width, stride=stride)
+            score = _score_of_map(probability, getattr(model, "score", None), score)
+        class_scores = rows.get("class_scores", np.zeros((1, 0))).max(axis=0)
+        judgement = Judgement(
+            score=score,
+            probability=probability,
+            stride=model.alignment_stride,
+            class_scores=dict(zip(self.classes, map(float, class_scores), strict=True)),
+        )
+        if self.calibration is not None and self.calibration.logistic is not None:
+            judgement = judgement._replace(score=logistic.score(probability, self.calibration.logistic))
+        return judgement if self.classifier is None else self._with_classes(item.image, judgement)
 
-    def to_image_size(self, probability: np.ndarray, height: int, width: int) -> np.ndarray:
-        """A map [h, w] of `predict_batch` at the image's own size, [height, width] float32."""
-        stride = self.config.data.image_size[0] // probability.shape[0]
-        return overlay.map_to_image_size(probability, height, width, stride=stride)
+    def _with_classes(self, image: np.ndarray, judgement: Judgement) -> Judgement:
+        """The judgement after the classifier has rejected what it takes for false alarms."""
+        assert self.classifier is not None
+        detected = overlay.map_to_image_size(judgement.probability, *image.shape[:2], stride=judgement.stride)
+        kept, defects = four_stage.classify_defects(
+            image,
+            detected,
+            classifier=self.classifier,
+            threshold=self.pixel_threshold,
+            join_distance_px=self.config.inference.join_distance_px,
+        )
+        score = _score_of_map(kept, getattr(self.config.model, "score", None), float(kept.max()))
+        return judgement._replace(score=score, probability=kept, stride=1, defects=tuple(defects), detected=detected)
 
 
-def _warn_of_thresholds(calibration: Calibration | None, *, checkpoint_step: int, workdir: Path) -> None:
+def _score_of_map(probability: np.ndarray, kind: str | None, otherwise: float) -> float:
+    """The mean or maximum of a whole map where that is the model's score, else `otherwise`."""
+    reduce = {"mean": np.mean, "max": np.max}.get(kind or "")
+    return otherwise if reduce is None else float(reduce(probability.astype(np.float64)))
+
+
+def _warn_of_thresholds(calibration: Calibration | None, *, checkpoint_step: int, run: runs.Run) -> None:
+    workdir = run.workdir
     if calibration is None:
         _LOGGER.warning(
-            "%s holds no calibration: the threshold is %s, chosen by nobody. "
+            "%s holds no calibration: the threshold is the model's default, %.6g. "
             "`python -m launch.evaluate --workdir=%s` chooses one on the validation images.",
             workdir,
-            _DEFAULT_THRESHOLD,
+            run.config.model.threshold,
             workdir,
         )
     elif calibration.checkpoint_step != checkpoint_step:

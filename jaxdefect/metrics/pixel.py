@@ -12,14 +12,14 @@ def pixel_counts(probability: np.ndarray, mask: np.ndarray, threshold: float) ->
 
     Args:
       probability: [H, W] float in [0, 1]; a pixel is predicted defective when probability >= threshold.
-      mask: [H, W], defective where above 0.
+      mask: [H, W], hard: defective where above 0; or soft (float): defective from 0.5 on.
       threshold: in [0, 1].
 
     Returns:
       [3] int64: true positives, false positives, false negatives.
     """
     _check_shapes(probability, mask)
-    predicted, actual = probability >= threshold, mask > 0
+    predicted, actual = probability >= threshold, _is_defective(mask)
     num_hit = np.count_nonzero(predicted & actual)
     counts = (num_hit, np.count_nonzero(predicted) - num_hit, np.count_nonzero(actual) - num_hit)
     return np.array(counts, np.int64)
@@ -44,14 +44,14 @@ def pixel_histogram(probability: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Args:
       probability: [H, W] float32 in [0, 1].
-      mask: [H, W], defective where above 0.
+      mask: [H, W], hard: defective where above 0; or soft (float): defective from 0.5 on.
 
     Returns:
       [2, 1025] int64: row 0 counts good pixels, row 1 defective ones; bin k holds k/1024 <= p < (k + 1)/1024.
     """
     _check_shapes(probability, mask)
     bins = np.clip(probability * np.float32(NUM_BINS - 1), 0, NUM_BINS - 1).astype(np.int64)
-    defective = np.bincount(bins[mask > 0], minlength=NUM_BINS)
+    defective = np.bincount(bins[_is_defective(mask)], minlength=NUM_BINS)
     return np.stack([np.bincount(bins.ravel(), minlength=NUM_BINS) - defective, defective])
 
 
@@ -72,10 +72,36 @@ def best_pixel_threshold(histogram: np.ndarray) -> float:
     # [1025] counts of pixels at or above each k/1024.
     false_positives, true_positives = np.cumsum(good[::-1])[::-1], np.cumsum(defective[::-1])[::-1]
     f1 = 2 * true_positives / (true_positives + false_positives + defective.sum())
-    is_best = np.concatenate([[False], f1 == f1.max(), [False]])
+    return _middle_of_best(f1)
+
+
+def best_mean_iou_threshold(histograms: np.ndarray) -> float:
+    """The threshold k/1024 of the best mean IoU over images (He & Liu 2020, section 3.3).
+
+    Args:
+      histograms: [N, 2, 1025], of `pixel_histogram`, one per image with a defect.
+
+    Raises:
+      ValueError: an image has no defective pixel, or there is no image.
+    """
+    good, defective = np.moveaxis(np.asarray(histograms, np.float64), 1, 0)
+    if not len(good) or not defective.sum(axis=1).all():
+        raise ValueError("a mean IoU needs images that each have a defective pixel")
+    false_positives, true_positives = (np.cumsum(rows[:, ::-1], axis=1)[:, ::-1] for rows in (good, defective))
+    iou = true_positives / (false_positives + defective.sum(axis=1, keepdims=True))
+    return _middle_of_best(iou.mean(axis=0))
+
+
+def _middle_of_best(values: np.ndarray) -> float:
+    """k/1024 in the middle of the longest stretch of bins k in which `values` [1025] is largest."""
+    is_best = np.concatenate([[False], values == values.max(), [False]])
     starts, ends = np.flatnonzero(np.diff(is_best.astype(np.int8))).reshape(-1, 2).T
     longest = np.argmax(ends - starts)
     return float((starts[longest] + ends[longest] - 1) // 2 / (NUM_BINS - 1))
+
+
+def _is_defective(mask: np.ndarray) -> np.ndarray:
+    return mask >= 0.5 if np.issubdtype(mask.dtype, np.floating) else mask > 0
 
 
 def _check_shapes(probability: np.ndarray, mask: np.ndarray) -> None:

@@ -43,6 +43,26 @@ def convolve_by_rows(image: jax.Array, kernel: jax.Array) -> jax.Array:
     return result.astype(image.dtype).reshape(batch, height, width, features)
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2 max-pooling with stride 2: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def score_logit(probability: jax.Array, kind: Literal["mean", "max"]) -> jax.Array:
+    """The logit of an image's score, the mean or maximum of its map, where no layer is trained for it.
+
+    Args:
+      probability: [B, h, w] in [0, 1].
+      kind: which.
+
+    Returns:
+      [B] float32, finite, no gradient: sigmoid(logit) is the score.
+    """
+    reduce = {"mean": jnp.mean, "max": jnp.max}[kind]
+    score = jnp.clip(reduce(probability.astype(jnp.float32), axis=(1, 2)), 1e-30, 1 - 1e-7)
+    return lax.stop_gradient(jnp.log(score) - jnp.log1p(-score))
+
+
 class FeatureNorm(nn.Module):
     """Affine normalisation of each image and channel over its pixels: [B, H, W, C] -> [B, H, W, C].
 

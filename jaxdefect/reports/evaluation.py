@@ -1,11 +1,10 @@
 """Evaluates a run and writes what a person and a script need: metrics.json, scores.csv, plots and one HTML page."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from rich.table import Table
 from jaxdefect.data import readers
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference.calibration import Calibration
-from jaxdefect.inference.evaluation import BatchPredictor, Evaluation, calibrate, evaluate
+from jaxdefect.inference.choosing import OnStage, calibrate_run
+from jaxdefect.inference.evaluation import Evaluation, evaluate
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.thresholds import best_f1_threshold
 from jaxdefect.metrics.image import image_metrics
@@ -58,7 +58,9 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
     with Progress(console=Console(stderr=True), transient=True) as progress:
         calibration = calibrations.load(run.workdir)
         if calibration is None or calibration.checkpoint_step != predictor.checkpoint_step:
-            calibration = calibrate_run(predictor, samples, split=run.split, batch_size=batch_size, progress=progress)
+            calibration = calibrate_run(
+                predictor, samples, split=run.split, batch_size=batch_size, on_stage=_stage_of(progress)
+            )
             if checkpoint is None:  # the thresholds kept with the run are those of the weights that it selects
                 calibrations.save(calibration, run.workdir)
         task = progress.add_task(f"Evaluating {part}", total=len(chosen))
@@ -77,6 +79,14 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
         num_channels=run.config.data.num_channels,
     )
     return metrics
+
+
+def _stage_of(progress: Progress) -> OnStage:
+    def on_stage(description: str, total: int) -> Callable[[int], None]:
+        task = progress.add_task(description, total=total)
+        return lambda num_done: progress.update(task, completed=num_done)
+
+    return on_stage
 
 
 def select_samples(samples: Sequence[Sample], *, split: Split, part: str) -> list[Sample]:
@@ -99,32 +109,6 @@ def select_samples(samples: Sequence[Sample], *, split: Split, part: str) -> lis
             f"e.g. {missing[0]!r}; put the data back as it was when the run was trained"
         )
     return [by_id[id_] for id_ in ids]
-
-
-def calibrate_run(
-    predictor: BatchPredictor, samples: Sequence[Sample], *, split: Split, batch_size: int, progress: Progress
-) -> Calibration:
-    """Thresholds from the validation images or, where those hold no defect to choose by, from the training images.
-
-    Of the training images only the masks that the run was allowed to see are used.
-    """
-    labels = {sample.id: sample.label for sample in samples}
-    source = "validation" if any(labels.get(id_) for id_ in split.validation) else "train"
-    chosen = select_samples(samples, split=split, part=source)
-    if source == "train":
-        masked = set(split.masked)
-        chosen = [
-            dataclasses.replace(sample, mask=None) if sample.label and sample.id not in masked else sample
-            for sample in chosen
-        ]
-    task = progress.add_task(f"Choosing the threshold on {source}", total=len(chosen))
-    return calibrate(
-        predictor,
-        chosen,
-        source=source,
-        batch_size=batch_size,
-        on_progress=lambda num_done: progress.update(task, completed=num_done),
-    )
 
 
 def evaluation_metrics(

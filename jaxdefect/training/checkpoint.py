@@ -1,7 +1,7 @@
 """Checkpoints: the only file that imports Orbax.
 
 A checkpoint has two parts: "variables", what evaluation and prediction use (averaged weights where there are any), and
-"training", what only a resumed training needs. Kept are the last two and the best by validation AP.
+"training", what only a resumed training needs. Kept are the last two and the best on the validation images.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jaxdefect.config import Config
 from jaxdefect.training.state import TrainState, evaluation_variables
 from jaxdefect.types import InputError
 
-METRIC = "average_precision"
+METRIC = "score"  # higher is better; what `config.training.select_by` names
 _FOLDER = "checkpoints"
 _MOST_AT_ONCE = 4  # the last two, the best, and the one being written
 
@@ -36,8 +36,14 @@ class Checkpoints:
         """The last step saved, None where there is none."""
         return self.manager.latest_step()
 
+    def best_step(self) -> int | None:
+        """The step with the best validation score; None where none was validated."""
+        scores = {step: (self.manager.metrics(step) or {}).get(METRIC, -math.inf) for step in self.manager.all_steps()}
+        best = max(scores, key=lambda step: (scores[step], -step), default=None)
+        return None if best is None or scores[best] == -math.inf else best
+
     def save(self, step: int, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
-        """Starts saving; `metrics` holds the validation AP when this step has been validated."""
+        """Starts saving; `metrics` holds the validation score when this step has been validated."""
         # Orbax wants a figure for every checkpoint; one that was not validated must never be the best.
         metrics = dict(metrics) if metrics else {METRIC: -math.inf}
         training = {"stage_step": state.stage_step, "optimizer": state.optimizer, "balance": state.balance}
@@ -83,15 +89,15 @@ class Checkpoints:
 def open_checkpoints(workdir: Path, *, create: bool = True) -> Checkpoints:
     """The checkpoints under a run's directory."""
 
-    def average_precision(metrics: Mapping[str, float]) -> float:
+    def score(metrics: Mapping[str, float]) -> float:
         return metrics[METRIC]
 
     options = ocp.CheckpointManagerOptions(
-        best_fn=average_precision,
+        best_fn=score,
         preservation_policy=policies.AnyPreservationPolicy(
             [
                 policies.LatestN(2),
-                policies.BestN(get_metric_fn=average_precision, n=1),
+                policies.BestN(get_metric_fn=score, n=1),
             ]
         ),
         cleanup_tmp_directories=create,
@@ -108,7 +114,7 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
     Args:
       workdir: a run's directory.
       config: the run's config.
-      which: "best" (by validation AP; the last where none was validated), "last", a step, or None:
+      which: "best" (on the validation images; the last where none was validated), "last", a step, or None:
         `config.training.select`.
 
     Raises:

@@ -8,8 +8,10 @@ import dataclasses
 import math
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -56,7 +58,7 @@ class Session:
     writer: MetricWriter
     validate: validation.Validate | None
     steps_per_epoch: int
-    pending: tuple[int, step.Metrics] | None = None
+    pending: tuple[int, Mapping[str, Any]] | None = None
 
 
 def train(config: Config, workdir: Path) -> int:
@@ -68,39 +70,10 @@ def train(config: Config, workdir: Path) -> int:
     Raises:
       InputError: bad data or settings, before anything is compiled; or a loss that is not finite.
     """
-    checks.check_writable(workdir)
-    runs.check_config(workdir, config)
-    module = models.build(config.model)
-    checks.check_disk(workdir, needed_bytes=checkpoint.num_bytes_needed(workdir, module=module, config=config))
-    samples = readers.read(config.data)
-    run = runs.open_run(workdir, config, samples)
-    by_id = {sample.id: sample for sample in samples}
-    train_samples = [by_id[id] for id in run.split.train]
-    num_positives = sum(sample.label for sample in train_samples)
-    steps_per_epoch = pipeline.steps_per_epoch(num_positives, batch_size=config.training.batch_size)
-    stages = state.stages(config, steps_per_epoch=steps_per_epoch)
-    batches = pipeline.training_batches(
-        samples,
-        run.split,
-        config.data,
-        batch_size=config.training.batch_size,
-        num_epochs=config.training.epochs * len(stages),
-        seed=config.training.seed,
-    )
-    runs.note_start(run, steps_per_epoch=steps_per_epoch)
-    mesh = step.device_mesh(config.training.batch_size)
-    _describe(run, train_samples, num_steps=len(batches), mesh=mesh)
-
-    validation_samples = [by_id[id] for id in run.split.validation]
-    validate = validation.make_validation(module, config, validation_samples, mesh=mesh) if validation_samples else None
     with contextlib.ExitStack() as stack:
-        checkpoints = checkpoint.open_checkpoints(workdir)
-        stack.callback(checkpoints.close)
-        start, current = _restore_or_init(module, config, stages, checkpoints)
-        writer = MetricWriter(workdir, step=start)
-        stack.callback(writer.close)
-        session = Session(run, module, mesh, checkpoints, writer, validate, steps_per_epoch)
-        current = jax.device_put(current, NamedSharding(mesh, PartitionSpec()))
+        session, stages, batches = open_session(config, workdir, stack)
+        start, current = restore_or_init(session, stages)
+        current = jax.device_put(current, NamedSharding(session.mesh, PartitionSpec()))
         interruption = stack.enter_context(Interruption())
         for stage in stages:
             if start >= stage.end:
@@ -114,6 +87,47 @@ def train(config: Config, workdir: Path) -> int:
     return 0
 
 
+def open_session(
+    config: Config, workdir: Path, stack: contextlib.ExitStack
+) -> tuple[Session, tuple[state.Stage, ...], pipeline.Batches]:
+    """Opens the run in `workdir` as far as its data; what must be closed is left to `stack`.
+
+    Raises:
+      InputError: bad data or settings.
+    """
+    checks.check_writable(workdir)
+    runs.check_config(workdir, config)
+    module = models.build(config.model)
+    checks.check_disk(workdir, needed_bytes=checkpoint.num_bytes_needed(workdir, module=module, config=config))
+    samples = readers.read(config.data)
+    run = runs.open_run(workdir, config, samples)
+    train_samples = pipeline.training_samples(samples, run.split, config.data)
+    steps_per_epoch = config.training.steps_per_epoch or pipeline.steps_per_epoch(
+        sum(sample.label for sample in train_samples), batch_size=config.training.batch_size
+    )
+    stages = state.stages(config, steps_per_epoch=steps_per_epoch)
+    batches = pipeline.training_batches(
+        train_samples,
+        config.data,
+        targets=run.targets,
+        batch_size=config.training.batch_size,
+        num_steps=stages[-1].end,
+        seed=config.training.seed,
+    )
+    runs.note_start(run, steps_per_epoch=steps_per_epoch)
+    mesh = step.device_mesh(config.training.batch_size)
+    _describe(run, train_samples, num_steps=len(batches), mesh=mesh)
+    validated = pipeline.validation_samples(samples, run.split, config.data)
+    validate = (
+        validation.make_validation(module, config, validated, targets=run.targets, mesh=mesh) if validated else None
+    )
+    checkpoints = checkpoint.open_checkpoints(workdir)
+    stack.callback(checkpoints.close)
+    writer = MetricWriter(workdir, step=checkpoints.latest_step() or 0)
+    stack.callback(writer.close)
+    return Session(run, module, mesh, checkpoints, writer, validate, steps_per_epoch), stages, batches
+
+
 def _train_stage(
     session: Session,
     stage: state.Stage,
@@ -125,6 +139,8 @@ def _train_stage(
     """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the state there."""
     config = session.run.config
     compiled = step.make_step(session.module, config, stage, mesh=session.mesh)
+    if start > stage.start and _has_converged(session, start):
+        return stage.end, current
     reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
     bar, task = progress(total=stage.end, done=start)
     bar.update(task, description=stage.name)
@@ -132,28 +148,43 @@ def _train_stage(
     with bar:
         for number in range(start + 1, stage.end + 1):
             current, metrics = compiled(current, step.place(next(reader), session.mesh))
-            figures = _flush(session)
+            figures = flush(session)
             session.pending = (number, metrics)
             is_stopping, is_epoch_end = interruption.signal is not None, number % session.steps_per_epoch == 0
             if is_stopping or is_epoch_end:
-                figures = _flush(session)
+                figures = flush(session)
             if figures is not None:
                 speed = (number - since) * config.training.batch_size / (time.monotonic() - clock)
-                bar.update(task, completed=number, figures=_summary(figures, speed))
+                bar.update(task, completed=number, figures=summary(figures, speed))
                 if is_epoch_end:
                     where = f"{stage.name} step {number}/{stage.end} epoch {number // session.steps_per_epoch}"
-                    CONSOLE.print(f"{where}: {_summary(figures, speed)}")
+                    CONSOLE.print(f"{where}: {summary(figures, speed)}")
             if is_epoch_end:
-                _end_epoch(session, stage, number, current, is_stopping=is_stopping)
+                end_epoch(session, stage, number, current, is_stopping=is_stopping)
                 clock, since = time.monotonic(), number
             elif is_stopping:
                 session.checkpoints.save(number, current, metrics=None)
             if is_stopping:
                 return number, current
+            if is_epoch_end and _has_converged(session, number):
+                break
     return stage.end, current
 
 
-def _end_epoch(
+def _has_converged(session: Session, number: int) -> bool:
+    """Whether the validation score has not improved for `patience_epochs`: it is in the checkpoints, so it survives."""
+    patience_steps = session.run.config.training.patience_epochs * session.steps_per_epoch
+    if not patience_steps:
+        return False
+    session.checkpoints.manager.wait_until_finished()
+    best = session.checkpoints.best_step()
+    if best is None or number - best < patience_steps:
+        return False
+    CONSOLE.print(f"stopped early after step {number}: the best validation so far was at step {best}")
+    return True
+
+
+def end_epoch(
     session: Session, stage: state.Stage, number: int, current: state.TrainState, *, is_stopping: bool
 ) -> None:
     """Validates and saves, where it is time to."""
@@ -165,7 +196,7 @@ def _end_epoch(
         session.checkpoints.save(number, current, metrics=validated)
 
 
-def _flush(session: Session) -> dict[str, float] | None:
+def flush(session: Session) -> dict[str, float] | None:
     """Reads, checks and writes down the figures of the last step dispatched.
 
     Raises:
@@ -190,12 +221,12 @@ def _not_finite(session: Session, number: int, what: str) -> InputError:
 
 
 def _validate(session: Session, stage: state.Stage, number: int, current: state.TrainState) -> dict[str, float] | None:
-    """Validates, writes figures and overlays; returns the AP that chooses the best checkpoint, if there is one."""
+    """Validates, writes figures and overlays; returns the score that chooses the best checkpoint, if there is one."""
     if session.validate is None:
         return None
     figures, strips = session.validate(state.evaluation_variables(current))
     if not stage.trains_decision:  # its scores say nothing yet
-        figures = {"segmentation_loss": figures["segmentation_loss"]}
+        figures = {"segmentation_loss": figures.get("segmentation_loss")}
     session.writer.write(number, "validation", figures)
     if not all(math.isfinite(value) for value in figures.values() if value is not None):
         raise _not_finite(session, number, f"validation {figures}")
@@ -208,35 +239,40 @@ def _validate(session: Session, stage: state.Stage, number: int, current: state.
         f"validation at step {number}: "
         + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
     )
-    score = figures.get("average_precision")
-    return None if score is None else {checkpoint.METRIC: score}
+    name = session.run.config.training.select_by
+    score = figures.get(name)
+    if score is None:
+        return None
+    return {checkpoint.METRIC: -score if name.endswith("_loss") else score}
 
 
-def _restore_or_init(
-    module: nn.Module, config: Config, stages: tuple[state.Stage, ...], checkpoints: checkpoint.Checkpoints
-) -> tuple[int, state.TrainState]:
+def restore_or_init(session: Session, stages: tuple[state.Stage, ...]) -> tuple[int, state.TrainState]:
     """The step reached so far and the state there."""
-    latest = checkpoints.latest_step()
+    config, latest = session.run.config, session.checkpoints.latest_step()
     if latest is None:
-        return 0, state.initial_state(module, config, stages[0])
+        return 0, state.initial_state(session.module, config, stages[0], is_fresh=True)
     stage = next(stage for stage in stages if stage.start < latest <= stage.end)
     CONSOLE.print(f"resuming after step {latest}")
-    return latest, checkpoints.restore(latest, state.initial_state(module, config, stage))
+    return latest, session.checkpoints.restore(latest, state.initial_state(session.module, config, stage))
 
 
-def _summary(figures: dict[str, float], speed: float) -> str:
-    return (
-        f"loss {figures['loss']:.4f} "
-        f"(segmentation {figures['segmentation_loss']:.4f} x {figures['segmentation_weight']:.2f}, "
-        f"decision {figures['decision_loss']:.4f} x {figures['decision_weight']:.3g}), {speed:.1f} images/s"
-    )
+def summary(figures: dict[str, float], speed: float) -> str:
+    weights = {"segmentation": figures["segmentation_weight"], "decision": figures["decision_weight"], "class": 1.0}
+    parts = [
+        f"{name} {figures[f'{name}_loss']:.4f} x {weight:.3g}"
+        for name, weight in weights.items()
+        if f"{name}_loss" in figures
+    ]
+    return f"loss {figures['loss']:.4f} ({', '.join(parts)}), {speed:.1f} images/s"
 
 
 def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int, mesh: Mesh) -> None:
     positives = sum(sample.label for sample in train_samples)
+    what = "patches" if run.config.data.fit == "patches" else "images"
     CONSOLE.print(
-        f"{run.workdir}: {positives} positives ({len(run.split.masked)} with masks) and "
-        f"{len(train_samples) - positives} negatives to train on, "
+        f"{run.workdir}: {positives} positive {what} "
+        f"({sum(s.label == 1 and s.mask is not None for s in train_samples)} with masks) and "
+        f"{len(train_samples) - positives} negative ones to train on, "
         f"{len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
         f"{num_steps} steps of {run.config.training.batch_size} on {mesh.size} x "
         f"{jax.local_devices()[0].device_kind}"

@@ -13,20 +13,22 @@ from typing import Any
 import jax
 
 from jaxdefect import config as config_lib
+from jaxdefect import structure
 from jaxdefect.config import Config
-from jaxdefect.data import checks, splits
-from jaxdefect.types import InputError, Sample, Split
+from jaxdefect.data import checks, pipeline, splits
+from jaxdefect.types import InputError, Sample, Split, Targets
 
-_CONFIG, _SPLIT, _STARTS = "config.json", "split.json", "starts.jsonl"
+_CONFIG, _SPLIT, _TARGETS, _STARTS = "config.json", "split.json", "targets.json", "starts.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run's directory says of itself."""
+    """What a run's directory says of itself; `targets` holds what the training images gave."""
 
     workdir: Path
     config: Config
     split: Split
+    targets: Targets
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
@@ -41,7 +43,8 @@ def load(workdir: str | os.PathLike[str]) -> Run:
             raise InputError(
                 f"--workdir={workdir}: not the directory of a run, {name} is missing; train one with launch.train"
             )
-    return Run(workdir, config_lib.from_dict(_read_config(workdir)), splits.load(workdir / _SPLIT))
+    config = config_lib.from_dict(_read_json(workdir / _CONFIG))
+    return Run(workdir, config, splits.load(workdir / _SPLIT), _read_targets(workdir, config))
 
 
 def check_config(workdir: Path, config: Config) -> None:
@@ -52,7 +55,7 @@ def check_config(workdir: Path, config: Config) -> None:
     """
     if not (workdir / _CONFIG).exists():
         return
-    lines = config_lib.difference(_read_config(workdir), config_lib.to_dict(config))
+    lines = structure.difference(_read_json(workdir / _CONFIG), config_lib.to_dict(config))
     if lines:
         raise InputError(
             f"--workdir={workdir} holds a run of another config:\n  "
@@ -71,13 +74,16 @@ def open_run(workdir: Path, config: Config, samples: Sequence[Sample]) -> Run:
     if (workdir / _CONFIG).exists():  # written last, so without it the split was never used
         split = splits.load(path)
         splits.check(split, samples)
-        return Run(workdir, config, split)
+        return Run(workdir, config, split, _read_targets(workdir, config))
     split = splits.make(samples, config.split)
     used = {*split.train, *split.validation, *split.test}
     checks.check_samples([sample for sample in samples if sample.id in used])
+    train = pipeline.training_samples(samples, split, config.data)
+    targets = pipeline.make_targets(train, config.data, stride=config.model.output_stride)
     splits.save(split, path)
+    _write(workdir / _TARGETS, json.dumps(dataclasses.asdict(targets)) + "\n")
     _write(workdir / _CONFIG, json.dumps(config_lib.to_dict(config), indent=2) + "\n")
-    return Run(workdir, config, split)
+    return Run(workdir, config, split, targets)
 
 
 def note_start(run: Run, *, steps_per_epoch: int) -> None:
@@ -131,12 +137,19 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _read_config(workdir: Path) -> dict[str, Any]:
-    path = workdir / _CONFIG
+def _read_targets(workdir: Path, config: Config) -> Targets:
+    path = workdir / _TARGETS
+    targets = Targets(**_read_json(path)) if path.exists() else Targets(config.model.output_stride)
+    if targets.stride != config.model.output_stride:
+        raise InputError(f"{path}: stride {targets.stride} is not the model's {config.model.output_stride}; restore it")
+    return targets
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not the config of a run ({error}); restore it, or use another --workdir") from error
+        raise InputError(f"{path}: not of a run ({error}); restore it, or use another --workdir") from error
 
 
 def _write(path: Path, text: str) -> None:

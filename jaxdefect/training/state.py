@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from jaxdefect import models, schedules
 from jaxdefect.config import Config, OptimizerConfig
+from jaxdefect.models import pretrained
 from jaxdefect.types import InputError
 
 Params = dict[str, Any]
@@ -99,9 +100,15 @@ def merge_params(first: Params, second: Params) -> Params:
     return traverse_util.unflatten_dict({**first, **second}, sep="/")
 
 
-def initial_state(module: nn.Module, config: Config, stage: Stage) -> TrainState:
-    """Fresh variables at the start of `stage`."""
+def initial_state(module: nn.Module, config: Config, stage: Stage, *, is_fresh: bool = False) -> TrainState:
+    """Initial variables at the start of `stage`; with `is_fresh` those of the pretrained weights that the config names.
+
+    Raises:
+      InputError: the file of pretrained weights is missing or does not fit.
+    """
     variables = models.init(module, num_channels=config.data.num_channels, seed=config.training.seed)
+    if is_fresh:
+        variables = pretrained.load_pretrained(config.model, variables)
     params = variables["params"]
     ema_params = jax.tree.map(jnp.copy, params) if config.training.ema_decay else None
     return _at_start(stage, config, params, variables.get("batch_stats", {}), ema_params)

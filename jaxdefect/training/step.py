@@ -31,33 +31,55 @@ def place(batch: Mapping[str, Any], mesh: Mesh) -> Arrays:
     return jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def loss_terms(outputs: Mapping[str, jax.Array], batch: Arrays, *, config: LossConfig) -> Metrics:
+    """The loss of every image, [B] each, for each output of the model that the batch has a target for.
+
+    "segmentation_loss" (0 for images without pixel labels), "decision_loss" and "class_loss".
+    """
+    terms = {}
+    if "segmentation" in outputs:
+        values = losses.segmentation_loss(outputs["segmentation"], batch["mask"], weight=batch["weight"], config=config)
+        terms["segmentation_loss"] = batch["has_mask"] * values
+    if "decision" in outputs:
+        target = batch["label"]
+        if config.decision_target == "mask_max":
+            target = jnp.where(batch["has_mask"] > 0, jnp.max(batch["mask"], axis=(1, 2, 3)), target)
+        terms["decision_loss"] = losses.decision_loss(outputs["decision"], target)
+    if "classes" in outputs:
+        terms["class_loss"] = losses.class_loss(outputs["classes"], batch["class_id"])
+    return terms
+
+
 def total_loss(
     outputs: Mapping[str, jax.Array], batch: Arrays, *, config: LossConfig, weights: schedules.Weights
 ) -> tuple[jax.Array, Metrics]:
-    """w_seg * reduce(has_mask * L_seg) + w_dec * reduce(L_dec) over the batch, and its parts, unweighted."""
-    segmentation = losses.segmentation_loss(
-        outputs["segmentation"], batch["mask"], weight=batch["weight"], kind=config.segmentation
-    )
-    target = batch["label"]
-    if config.decision_target == "mask_max":
-        target = jnp.where(batch["has_mask"] > 0, jnp.max(batch["mask"], axis=(1, 2, 3)), target)
-    decision = losses.decision_loss(outputs["decision"], target)
-    segmentation = batch["has_mask"] * segmentation
+    """w_seg * reduce(has_mask * L_seg) + w_dec * reduce(L_dec) + reduce(L_class), and its parts, unweighted."""
+    terms = loss_terms(outputs, batch, config=config)
+    factors = {"segmentation_loss": weights[0], "decision_loss": weights[1], "class_loss": 1.0}
     reduce = jnp.sum if config.reduction == "sum" else jnp.mean
-    loss = jnp.asarray(weights[0]) * reduce(segmentation) + jnp.asarray(weights[1]) * reduce(decision)
-    parts = {
-        "segmentation_loss": jnp.sum(segmentation) / jnp.maximum(jnp.sum(batch["has_mask"]), 1.0),
-        "decision_loss": jnp.mean(decision),
-    }
+    loss = sum((jnp.asarray(factors[name]) * reduce(values) for name, values in terms.items()), jnp.zeros(()))
+    parts = {name: jnp.mean(values) for name, values in terms.items()}
+    if "segmentation_loss" in terms:  # over the images that have masks
+        num_masks = jnp.maximum(jnp.sum(batch["has_mask"]), 1.0)
+        parts["segmentation_loss"] = jnp.sum(terms["segmentation_loss"]) / num_masks
     return loss, parts
 
 
 def make_step(module: nn.Module, config: Config, stage: Stage, *, mesh: Mesh | None = None) -> Step:
     """Compiles (state, batch) -> (state, metrics) for one stage; the state is donated.
 
-    The batch holds image, mask, weight, label, has_mask (see `jaxdefect.types.Batch`). Metrics are scalars: loss,
-    segmentation_loss, decision_loss (unweighted means), the two weights, learning_rate, gradient_norm.
+    The batch holds image, mask, weight, label, has_mask (see `jaxdefect.types.Batch`). Metrics are scalars: loss, its
+    unweighted parts (`loss_terms`), the two weights, learning_rate, gradient_norm.
     """
+    step = step_function(module, config, stage)
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    replicated, parted = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    return jax.jit(step, donate_argnums=0, in_shardings=(replicated, parted), out_shardings=replicated)
+
+
+def step_function(module: nn.Module, config: Config, stage: Stage) -> Step:
+    """The step that `make_step` compiles, as a pure function."""
     transform = optimizer(config.optimizer, num_steps=stage.end - stage.start)
     rate = schedules.learning_rate(config.optimizer, num_steps=stage.end - stage.start)
 
@@ -76,8 +98,8 @@ def make_step(module: nn.Module, config: Config, stage: Stage, *, mesh: Mesh | N
         trained = cast(dict[str, Any], optax.apply_updates(trained, updates))
         params = merge_params(trained, frozen)
         # The mean over all images of the batch, those without pixel labels counting as 0.
-        segmentation_mean = parts["segmentation_loss"] * jnp.mean(batch["has_mask"])
-        difference = segmentation_mean - config.loss.decision_weight * parts["decision_loss"]
+        segmentation_mean = parts.get("segmentation_loss", 0.0) * jnp.mean(batch["has_mask"])
+        difference = segmentation_mean - config.loss.decision_weight * parts.get("decision_loss", 0.0)
         new_state = TrainState(
             stage_step=state.stage_step + 1,
             params=params,
@@ -96,10 +118,7 @@ def make_step(module: nn.Module, config: Config, stage: Stage, *, mesh: Mesh | N
         }
         return new_state, metrics
 
-    if mesh is None:
-        return jax.jit(step, donate_argnums=0)
-    replicated, parted = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
-    return jax.jit(step, donate_argnums=0, in_shardings=(replicated, parted), out_shardings=replicated)
+    return step
 
 
 def _average(state: TrainState, params: dict[str, Any], decay: float) -> dict[str, Any] | None:

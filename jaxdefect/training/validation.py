@@ -7,70 +7,89 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from scipy import special
 
-from jaxdefect import losses, overlay
+from jaxdefect import overlay
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline
+from jaxdefect.data.severity import MAX_SEVERITY
 from jaxdefect.metrics import image as image_metrics
-from jaxdefect.training.step import place
-from jaxdefect.types import Sample
+from jaxdefect.training.step import loss_terms, place
+from jaxdefect.types import Sample, Targets
 
 _NUM_STRIPS = 4
 _RANKING = ("average_precision", "roc_auc", "false_positives_at_full_recall")
 
-Validate = Callable[[dict[str, Any]], tuple[dict[str, float | None], list[np.ndarray]]]
+Figures = dict[str, float | None]
+Validate = Callable[[dict[str, Any]], tuple[Figures, list[np.ndarray]]]
 
 
-def make_validation(module: nn.Module, config: Config, samples: Sequence[Sample], *, mesh: Mesh) -> Validate:
+def make_validation(
+    module: nn.Module, config: Config, samples: Sequence[Sample], *, targets: Targets, mesh: Mesh
+) -> Validate:
     """Builds `validate(variables) -> (figures, strips)` over `samples`.
 
     Figures: average_precision, roc_auc, false_positives_at_full_recall (None with one class only, or when a decision is
-    not finite), segmentation_loss over the images with masks (None without any), decision_loss.
-    Strips: [H, W', 3] uint8 of the first positives and negatives.
+    not finite), and the mean of every loss that the model has (segmentation_loss over the images with masks, None
+    without any); of a classifier also its accuracy.
+    Strips: [H, W', 3] uint8 of the first positives and negatives; none of a classifier.
     """
     batch_size = config.training.batch_size
 
     @jax.jit
     def forward(variables: dict[str, Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         outputs = cast(dict[str, jax.Array], module.apply(variables, batch["image"], train=False))
-        segmentation = losses.segmentation_loss(
-            outputs["segmentation"], batch["mask"], weight=batch["weight"], kind=config.loss.segmentation
-        )
-        decision = losses.decision_loss(outputs["decision"], batch["label"])
-        return {**outputs, "segmentation_loss": segmentation, "decision_loss": decision}
+        terms = loss_terms(outputs, batch, config=config.loss)
+        return {key: value for key, value in outputs.items() if key != "segmentation"} | terms
 
     chosen = [sample.id for label in (1, 0) for sample in [s for s in samples if s.label == label][: _NUM_STRIPS // 2]]
 
-    def validate(variables: dict[str, Any]) -> tuple[dict[str, float | None], list[np.ndarray]]:
+    def validate(variables: dict[str, Any]) -> tuple[Figures, list[np.ndarray]]:
         rows: dict[str, list[np.ndarray]] = {}
         strips = {}
-        for batch in pipeline.evaluation_batches(samples, config.data, batch_size=batch_size):
+        batches = pipeline.evaluation_batches(samples, config.data, targets=targets, batch_size=batch_size)
+        for batch in batches:
             count = len(batch["label"])
             outputs = jax.device_get(forward(variables, place(_pad(batch, batch_size), mesh)))
-            for key in ("decision", "segmentation_loss", "decision_loss"):
-                rows.setdefault(key, []).append(outputs[key][:count])
-            for key in ("label", "has_mask"):
+            probability = outputs.pop("probability", None)
+            for key, value in outputs.items():
+                rows.setdefault(key, []).append(value[:count])
+            for key in ("label", "has_mask", *(("class_id",) if "class_id" in batch else ())):
                 rows.setdefault(key, []).append(batch[key])
             for i in range(count):
-                if batch["id"][i] in chosen:
-                    probability = _sigmoid(outputs["segmentation"][i, :, :, 0])
-                    strips[batch["id"][i]] = overlay.validation_strip(
-                        batch["image"][i], batch["mask"][i, :, :, 0], probability
-                    )
+                if probability is not None and batch["id"][i] in chosen:
+                    annotation = batch["mask"][i, :, :, 0]
+                    if config.data.target == "severity":
+                        annotation = annotation / MAX_SEVERITY
+                    strips[batch["id"][i]] = overlay.validation_strip(batch["image"][i], annotation, probability[i])
         joined = {key: np.concatenate(parts) for key, parts in rows.items()}
-        has_mask = joined["has_mask"] > 0
-        ranking: dict[str, float | None] = dict.fromkeys(_RANKING)
-        if np.isfinite(joined["decision"]).all():
-            metrics = image_metrics.image_metrics(joined["label"], _sigmoid(joined["decision"]), threshold=0.5)
-            ranking = {name: metrics[name] for name in _RANKING}
-        figures = {
-            **ranking,
-            "segmentation_loss": float(np.mean(joined["segmentation_loss"][has_mask])) if has_mask.any() else None,
-            "decision_loss": float(np.mean(joined["decision_loss"])),
-        }
-        return figures, [strips[id] for id in chosen]
+        return _figures(joined), [strips[id] for id in chosen if id in strips]
 
     return validate
+
+
+def _figures(rows: dict[str, np.ndarray]) -> Figures:
+    """The figures from what was computed for all images, [N] or [N, ...] each."""
+    figures: Figures = dict.fromkeys(_RANKING)
+    scores = _scores(rows)
+    if np.isfinite(scores).all():
+        metrics = image_metrics.image_metrics(rows["label"], scores, threshold=0.5)
+        figures = {name: metrics[name] for name in _RANKING}
+    has_mask = rows["has_mask"] > 0
+    for name in ("segmentation_loss", "decision_loss", "class_loss"):
+        if name in rows:
+            values = rows[name][has_mask] if name == "segmentation_loss" else rows[name]
+            figures[name] = float(np.mean(values)) if len(values) else None
+    if "classes" in rows:
+        figures["accuracy"] = float(np.mean(rows["classes"].argmax(axis=-1) == rows["class_id"]))
+    return figures
+
+
+def _scores(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """How probably each image is defective, [N] float64, so that confident scores keep their order."""
+    if "decision" in rows:
+        return special.expit(rows["decision"].astype(np.float64))
+    return 1.0 - special.softmax(rows["classes"].astype(np.float64), axis=-1)[:, 0]
 
 
 def _pad(batch: Any, size: int) -> dict[str, Any]:
@@ -78,8 +97,3 @@ def _pad(batch: Any, size: int) -> dict[str, Any]:
     return {
         key: np.concatenate([value, np.repeat(value[-1:], size - len(value), axis=0)]) for key, value in batch.items()
     }
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    """In float64, so that confident scores keep their order."""
-    return 1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))

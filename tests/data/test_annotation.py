@@ -1,5 +1,6 @@
 """Annotation against the published implementation's golden file and against brute force."""
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdefect.data import annotation
-from jaxdefect.types import InputError, RunLengthMask, Sample
+from jaxdefect.types import InputError, MaskFile, RunLengthMask, Sample, Shape, ShapeMask
 
 
 def blobs(seed: int, shape: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -128,3 +129,70 @@ def test_resized_masks_are_where_half_is_defect_and_never_lose_a_defect():
     expected[4, 8] = 1
     np.testing.assert_array_equal(annotation.resize_mask(point, 12, 16), expected)
     assert annotation.resize_mask(point, 48, 64) is point
+
+
+def soft(seed: int, shape: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """A random mask of degrees, zero over about half of the image."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).random(shape), (0, 0), 3)
+    return np.clip((noise - np.median(noise)) * 8, 0, 1).astype(np.float32)
+
+
+def test_masks_above_a_value_and_soft_masks(tmp_path: Path):
+    degrees = soft(6)
+    for suffix, largest, dtype in ((".png", 255, np.uint8), (".tif", 65535, np.uint16)):
+        path = tmp_path / f"a{suffix}"
+        stored = np.round(degrees * largest).astype(dtype)
+        assert cv2.imwrite(str(path), stored)
+        hard, gray = (
+            annotation.load_mask(Sample("a", path, mask, 1, "a"), height=48, width=64)
+            for mask in (MaskFile(path, above=largest // 2), MaskFile(path, is_soft=True))
+        )
+        assert (hard.dtype, gray.dtype) == (np.uint8, np.float32)
+        np.testing.assert_array_equal(hard, stored > largest // 2)
+        np.testing.assert_allclose(gray, stored / largest, rtol=1e-6)
+        with pytest.raises(InputError, match=rf"a\{suffix}: the mask is 48 x 64 .* is 64 x 48"):
+            annotation.load_mask(Sample("a", path, MaskFile(path, is_soft=True), 1, "a"), height=64, width=48)
+
+
+def test_soft_masks_dilate_weigh_reduce_and_resize_without_thresholds():
+    mask = soft(7)
+    padded = np.pad(mask, 2)
+    largest = np.max([padded[i : i + 48, j : j + 64] for i in range(5) for j in range(5)], axis=0)
+    dilated = annotation.dilate(mask, side_px=5, shape="square")
+    np.testing.assert_array_equal(dilated, largest)
+    np.testing.assert_array_equal(
+        annotation.distance_weights(mask, power=2, maximum=3, scope="component"),
+        annotation.distance_weights((mask > 0).astype(np.uint8), power=2, maximum=3, scope="component"),
+    )
+    mirrored = np.pad(mask.astype(np.float64), 8, mode="reflect")
+    np.testing.assert_allclose(annotation.reduce_by_8(mask)[2, 3], mirrored[16:33, 24:41].mean(), rtol=1e-5)
+    halved = annotation.resize_mask(mask, 24, 32)
+    assert halved.dtype == np.float32
+    np.testing.assert_allclose(halved, mask.reshape(24, 2, 32, 2).mean(axis=(1, 3)), atol=1e-6)
+    doubled = annotation.resize_mask(mask, 96, 128)
+    assert 0 <= doubled.min() < doubled.max() <= 1
+    assert doubled.mean() == pytest.approx(mask.mean(), rel=0.01)
+
+
+def test_a_class_sees_its_own_defects_and_calls_the_rest_good():
+    def spot(x: float) -> ShapeMask:
+        return ShapeMask((Shape("polyline", (x, 1.0)),), f"a.json, spot at {x}")
+
+    good = Sample("a", Path("a.png"), Path("a_mask.png"), 0, "group")
+    assert annotation.of_class(good, "dent") == dataclasses.replace(good, mask=None)
+    one = Sample("b", Path("b.png"), spot(1), 1, "group", ("dent",))
+    assert annotation.of_class(one, "dent") == one
+    other = Sample("b", Path("b.png"), None, 0, "group")
+    assert annotation.of_class(one, "scratch") == other
+    unmasked = dataclasses.replace(one, mask=None, classes=("dent", "scratch"))
+    assert annotation.of_class(unmasked, "scratch") == dataclasses.replace(unmasked, classes=("scratch",))
+    both = Sample(
+        "b", Path("b.png"), spot(1), 1, "group", ("dent", "scratch"), (("dent", spot(2)), ("scratch", spot(3)))
+    )
+    assert annotation.of_class(both, "scratch") == Sample("b", Path("b.png"), spot(3), 1, "group", ("scratch",))
+    with pytest.raises(
+        InputError, match=r"b\.png: has defects of the classes dent, scratch and one mask \(a\.json, spot"
+    ):
+        annotation.of_class(dataclasses.replace(both, class_masks=()), "dent")
+    with pytest.raises(InputError, match=r"b\.png: defective, but of no known class"):
+        annotation.of_class(dataclasses.replace(one, classes=()), "dent")

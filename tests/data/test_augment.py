@@ -59,6 +59,15 @@ def test_geometry_moves_image_and_mask_together(name: str, channels: int) -> Non
     assert np.abs(np.mean(offsets, axis=0)).max() < 0.15
 
 
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_a_soft_mask_moves_as_an_image_does(name: str) -> None:
+    image = texture()
+    for seed in range(10):
+        moved, mask = augment(image, image[..., 0], config=GEOMETRIC[name], rng=np.random.default_rng(seed))
+        assert mask.dtype == np.float32
+        np.testing.assert_allclose(mask, moved[..., 0], atol=1e-6)
+
+
 def test_flips_and_quarter_turns_of_a_square_are_exact() -> None:
     image, mask = pair(height=128, width=128)
     image = image * texture()[:1, :1]

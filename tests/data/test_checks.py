@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdefect.data import checks
-from jaxdefect.types import InputError, RunLengthMask, Sample
+from jaxdefect.types import InputError, MaskFile, RunLengthMask, Sample, Shape, ShapeMask
 
 
 def write(path: Path, value: int, *, shape: tuple[int, int] = (16, 24)) -> Path:
@@ -23,6 +23,8 @@ def test_all_problems_come_in_one_error(tmp_path: Path):
         Sample("b", image, empty, 0, "b"),
         Sample("c", image, None, 1, "c"),
         Sample("d", image, RunLengthMask(((1, 5),), "train.csv, line 2"), 1, "d"),
+        Sample("d", image, MaskFile(full, is_soft=True), 1, "d"),
+        Sample("d", image, ShapeMask((Shape("polyline", (3, 3)),), "via.json, image d"), 1, "d"),
     ]
     checks.check_samples(good)
 
@@ -37,11 +39,13 @@ def test_all_problems_come_in_one_error(tmp_path: Path):
         Sample("i", image, empty, 1, "i"),
         Sample("j", image, full, 0, "j"),
         Sample("k", image, RunLengthMask(((380, 9),), "train.csv, line 3"), 1, "k"),
+        Sample("l", image, ShapeMask((Shape("polyline", (25, 3)),), "via.json, image l"), 1, "l"),
+        Sample("m", image, MaskFile(full, above=1), 1, "m"),
     ]
     with pytest.raises(InputError) as caught:
         checks.check_samples([*good, *bad])
     heading, *lines = str(caught.value).splitlines()
-    assert heading.startswith("7 of 11 images have a problem")
+    assert heading.startswith("9 of 15 images have a problem")
     wanted = [
         "gone.png: no such image file",
         "zero.png: the image file is empty (0 bytes)",
@@ -50,6 +54,8 @@ def test_all_problems_come_in_one_error(tmp_path: Path):
         "empty.png: the mask is empty but the image is labelled defective",
         "full.png: the mask marks a defect",
         "train.csv, line 3: the run 380 9 leaves the image",
+        "via.json, image l: shape 1, a polyline at x 25, y 3, lies outside the image of 16 x 24",
+        "full.png: the mask is empty but the image is labelled defective",
     ]
     assert len(lines) == len(wanted)
     for line, text in zip(lines, wanted, strict=True):

@@ -9,8 +9,9 @@ import pytest
 
 from jaxdefect.config import AugmentConfig, DataConfig
 from jaxdefect.data import pipeline
-from jaxdefect.types import InputError, Sample, Split
+from jaxdefect.types import InputError, Sample, Split, Targets
 
+TARGETS = Targets(stride=8)
 CONFIG = DataConfig(image_size=(64, 72), dilation_px=3, augment=AugmentConfig(flip=True, noise=0.1))
 
 
@@ -36,8 +37,8 @@ def split(samples: list[Sample]) -> Split:
 
 
 def batches(samples, split, config=CONFIG, *, start=0, num_workers=0, **arguments):
-    settings = {"batch_size": 2, "num_epochs": 3, "seed": 7, **arguments}
-    stream = pipeline.training_batches(samples, split, config, **settings)
+    settings = {"batch_size": 2, "num_steps": 15, "seed": 7, "targets": TARGETS, **arguments}
+    stream = pipeline.training_batches(pipeline.training_samples(samples, split, config), config, **settings)
     return list(pipeline.iterate(stream, start=start, num_workers=num_workers))
 
 
@@ -60,7 +61,7 @@ def test_every_batch_alternates_and_every_epoch_shows_all_positives(samples, spl
 
 
 def test_only_masked_positives_show_their_mask(samples, split) -> None:
-    for batch in batches(samples, split, num_epochs=1):
+    for batch in batches(samples, split, num_steps=5):
         for id, label, has_mask, mask in zip(
             batch["id"], batch["label"], batch["has_mask"], batch["mask"], strict=True
         ):
@@ -80,7 +81,7 @@ def test_resuming_gives_the_same_batches_whatever_the_workers(samples, split) ->
 def test_shards_are_disjoint_and_balanced(samples, split) -> None:
     ids = []
     for shard in range(2):
-        seen = batches(samples, split, shard_index=shard, shard_count=2, num_epochs=2)
+        seen = batches(samples, split, shard_index=shard, shard_count=2, num_steps=6)
         assert all(batch["label"].tolist() == [1.0, 0.0] for batch in seen)
         ids.append({id for batch in seen for id in batch["id"]})
     assert not ids[0] & ids[1]
@@ -98,13 +99,11 @@ def test_rare_negatives_are_preferred() -> None:
 def test_no_negative_in_a_shard_is_an_error(samples) -> None:
     only = Split(("s0", "s1", "s7"), (), (), ())
     with pytest.raises(InputError, match=r"shard 1 of 2.*0 negatives"):
-        pipeline.training_batches(
-            samples, only, CONFIG, batch_size=1, num_epochs=1, seed=0, shard_index=1, shard_count=2
-        )
+        batches(samples, only, batch_size=1, num_steps=2, shard_index=1, shard_count=2)
 
 
 def test_evaluation_shows_each_image_once_as_it_is(samples) -> None:
-    seen = list(pipeline.evaluation_batches(samples, CONFIG, batch_size=5))
+    seen = list(pipeline.evaluation_batches(samples, CONFIG, targets=TARGETS, batch_size=5))
     assert [id for batch in seen for id in batch["id"]] == [s.id for s in samples]
     first = cv2.imread(str(samples[0].image), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
     np.testing.assert_allclose(seen[0]["image"][0, :, :, 0], first, atol=1e-6)

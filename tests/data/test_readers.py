@@ -107,6 +107,7 @@ def test_severstal_rows_of_an_image_are_united(tmp_path: Path):
         a, b, c = severstal.read(write_severstal(tmp_path / name, table))
         assert (a.id, a.group, a.label, a.classes) == ("a", "a", 1, ("1", "4"))
         np.testing.assert_array_equal(mask_of(a), expected.reshape(WIDTH, HEIGHT).T)
+        assert [(name, mask.runs) for name, mask in a.class_masks] == [("1", ((1, 4),)), ("4", ((2, 3), (90, 7)))]
         for negative in (b, c):
             assert (negative.label, negative.mask, negative.classes) == (0, None, ())
 
@@ -246,9 +247,41 @@ def test_the_config_chooses_the_reader(tmp_path: Path):
         assert len(readers.read(DataConfig(reader=reader, root=str(tmp_path / reader)))) == count
 
 
+def test_masks_that_are_gray_images_can_be_soft(tmp_path: Path):
+    degrees = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)
+    write(write_folder(tmp_path / "folder") / "masks" / "b.png", degrees)
+    good, defective = readers.read(DataConfig(reader="folder", root=str(tmp_path / "folder"), masks="soft"))
+    assert (good.label, defective.label) == (0, 1)
+    assert mask_of(good).dtype == np.float32
+    np.testing.assert_allclose(mask_of(defective), degrees / 255, rtol=1e-6)
+    root = write_severstal(tmp_path / "severstal", "ImageId,ClassId,EncodedPixels\na.jpg,1,1 4\n")
+    with pytest.raises(InputError, match=r"config\.data\.masks = 'soft': the masks of the reader 'severstal' are not"):
+        readers.read(DataConfig(reader="severstal", root=str(root), masks="soft"))
+
+
+def test_one_class_can_be_picked(tmp_path: Path):
+    table = "ImageId,ClassId,EncodedPixels\na.jpg,1,1 4\na.jpg,2,9 3\nb.jpg,2,5 2\n"
+    root = str(write_severstal(tmp_path, table))
+    a, b, c = readers.read(DataConfig(reader="severstal", root=root, only_class="1"))
+    assert [sample.label for sample in (a, b, c)] == [1, 0, 0]
+    assert [sample.classes for sample in (a, b, c)] == [("1",), (), ()]
+    assert (mask_of(a).sum(), b.mask) == (4, None)
+    with pytest.raises(InputError, match=r"config\.data\.only_class = 'x': .* its classes are 1, 2"):
+        readers.read(DataConfig(reader="severstal", root=root, only_class="x"))
+
+
 @pytest.mark.parametrize(
     ("reader", "source"),
     [
+        ("kolektor2", r"https://www\.vicos\.si/resources/kolektorsdd2/"),
+        ("dagm", r"https://hci\.iwr\.uni-heidelberg\.de"),
+        ("aiglern", r"Crack_Detection_Database\.html"),
+        ("crackforest", r"CrackForest-dataset"),
+        ("magnetic_tile", r"Magnetic-tile-defect-datasets\."),
+        ("mvtec", r"https://www\.mvtec\.com"),
+        ("via", "the JSON or CSV file"),
+        ("coco", "one JSON file in COCO's format"),
+        ("labelme", "the JSON files that labelme"),
         ("kolektor", r"https://www\.vicos\.si/resources/kolektorsdd/"),
         ("severstal", "severstal-steel-defect-detection"),
         ("folder", r"images/ and their masks into masks/"),

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def predictor() -> Predictor:
         size = image.shape[1] // 8
         cells = image.reshape(-1, size, 8, size, 8).mean((2, 4))
         logits = variables["gain"] * (cells - 0.5)
-        return {"segmentation": logits[..., None], "decision": logits.mean((1, 2))}
+        return {"probability": jax.nn.sigmoid(logits), "decision": logits.mean((1, 2))}
 
     return Predictor(
         config=Config(data=DataConfig(image_size=(64, 64))),

@@ -4,6 +4,7 @@ import logging
 import types
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def make_predictor(*, num_channels: int = 1, calibration: Calibration | None = N
         batch, height, width, channels = image.shape
         cells = image.reshape(batch, height // 8, 8, width // 8, 8, channels).mean((2, 4, 5))
         logits = variables["gain"] * (cells - 0.5)
-        return {"segmentation": logits[..., None], "decision": logits.max((1, 2))}
+        return {"probability": jax.nn.sigmoid(logits), "decision": logits.max((1, 2))}
 
     predictor = Predictor(
         config=Config(data=DataConfig(image_size=(64, 96), num_channels=num_channels)),
@@ -86,12 +87,11 @@ def test_padding_changes_nothing_and_saves_compilation():
     predictor, traces = make_predictor()
     images = np.random.default_rng(1).random((8, 64, 96, 1), np.float32) ** np.arange(1, 9)[:, None, None, None]
     for count in (5, 6, 7, 8):
-        scores, maps = predictor.predict_batch(images[:count])
-        assert scores.dtype == np.float64
-        assert maps.shape == (count, 8, 12)
-        np.testing.assert_allclose(scores, reference_scores(images[:count]), rtol=1e-5)
-    scores, _ = predictor.predict_batch(images[:3], pad_to=8)
-    np.testing.assert_allclose(scores, reference_scores(images[:3]), rtol=1e-5)
+        judgements = predictor.judge(list(images[:count]))
+        assert {judgement.probability.shape for judgement in judgements} == {(8, 12)}
+        np.testing.assert_allclose([j.score for j in judgements], reference_scores(images[:count]), rtol=1e-5)
+    judgements = predictor.judge(list(images[:3]), batch_size=8)
+    np.testing.assert_allclose([j.score for j in judgements], reference_scores(images[:3]), rtol=1e-5)
     assert traces == [(8, 64, 96, 1)]
 
 
@@ -99,9 +99,9 @@ def test_strong_scores_are_not_tied():
     predictor, _ = make_predictor()
     strong = Predictor(**{**vars(predictor), "variables": {"gain": jnp.float32(50)}})  # logits 20 and 25
     images = np.stack([np.full((64, 96, 1), value, np.float32) for value in (0.9, 1.0)])
-    scores, _ = strong.predict_batch(images)
-    np.testing.assert_allclose(1 - scores, [np.exp(-20), np.exp(-25)], rtol=1e-3)
-    assert scores[0] < scores[1] < 1
+    first, second = (judgement.score for judgement in strong.judge(list(images)))
+    np.testing.assert_allclose([1 - first, 1 - second], [np.exp(-20), np.exp(-25)], rtol=1e-3)
+    assert first < second < 1
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_an_array_that_is_no_image_is_refused(image, message):
         predictor(image)
 
 
-def test_a_batch_of_another_shape_or_a_broken_model_is_refused():
+def test_an_image_of_other_channels_or_a_broken_model_is_refused():
     predictor, _ = make_predictor()
-    with pytest.raises(InputError, match=r"\[B, 64, 96, 1\]"):
-        predictor.predict_batch(np.zeros((2, 96, 64, 1), np.float32))
+    with pytest.raises(InputError, match=r"\[H, W, 1\]"):
+        predictor.judge([np.zeros((64, 96, 3), np.float32)])
     broken = Predictor(**{**vars(predictor), "variables": {"gain": jnp.float32(np.nan)}})
     with pytest.raises(InputError, match="step 7 gives NaN"):
-        broken.predict_batch(np.zeros((1, 64, 96, 1), np.float32))
+        broken.judge([np.zeros((64, 96, 1), np.float32)])
 
 
 def test_load_takes_thresholds_from_the_calibration_and_says_when_there_is_none(tmp_path, monkeypatch, caplog):

@@ -18,7 +18,7 @@ from jaxdefect.data import pipeline
 from jaxdefect.interop import pytorch
 from jaxdefect.training.state import Stage, TrainState, optimizer
 from jaxdefect.training.step import make_step
-from jaxdefect.types import InputError
+from jaxdefect.types import InputError, Targets
 
 CONVOLUTIONS = (  # name, name of its norm, outputs, inputs, side
     ("volume.0.0", "volume.0.1", 32, 3, 5),
@@ -99,7 +99,10 @@ def test_golden_outputs_and_training_trajectory(state_dict, golden):
         loss=LossConfig(reduction="sum", decision_target="mask_max"),
         optimizer=OptimizerConfig(name="sgd", learning_rate=meta["lr"]),
     )
-    targets = [pipeline.targets(mask[..., 0] > 0, config.data) for mask in golden["mask"]]
+    targets = [
+        pipeline.make_target(image, (mask[..., 0] > 0).astype(np.uint8), config.data, Targets(stride=8))
+        for image, mask in zip(golden["image"], golden["mask"], strict=True)
+    ]
     for i, (target, weight) in enumerate(targets):
         np.testing.assert_allclose(target, golden["seg_target"][i], atol=1e-6)
         np.testing.assert_allclose(weight, golden["seg_weight"][i], atol=1e-5)

@@ -39,6 +39,12 @@ def test_nothing_to_find_and_nothing_found_has_no_figures():
     assert pixel_f1(counts) is None
 
 
+def test_a_soft_mask_counts_from_one_half_on():
+    probability, soft = np.full((1, 4), 0.75, np.float32), np.array([[0.0, 0.49, 0.5, 1.0]], np.float32)
+    np.testing.assert_array_equal(pixel_counts(probability, soft, 0.5), (2, 2, 0))
+    assert pixel_histogram(probability, soft)[:, 768].tolist() == [2, 2]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_best_threshold_is_as_good_as_the_best_of_all_thresholds(seed):
     maps = _maps(seed)

@@ -1,16 +1,15 @@
 """SegDecNet against published parameter counts and a float64 numpy network written from the papers' tables."""
 
 from pathlib import Path
-from typing import Any
 
+import float64_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from jaxdefect import models
-from jaxdefect.config import SegDecConfig, check_image_size
+from jaxdefect.model_config import SegDecConfig, check_image_size
 from jaxdefect.models import layers
 from jaxdefect.types import InputError
 
@@ -19,25 +18,11 @@ PAPER = SegDecConfig()
 OFFICIAL = SegDecConfig(num_first_convs=1, norm="feature_official")
 STEEL = SegDecConfig(kernels="atrous", attention=True)
 TWO_STAGE = SegDecConfig(decision_input="relu", initializer="normal")
-PRESETS = {"paper": PAPER, "official": OFFICIAL, "steel": STEEL}
-
-
-def shapes(config: SegDecConfig) -> dict[str, Any]:
-    """Path of every parameter for gray input -> its shape and type, without computing it."""
-    variables = jax.eval_shape(lambda: models.init(models.build(config), num_channels=1, seed=0))
-    return traverse_util.flatten_dict(variables["params"], sep="/")
-
-
-def describe() -> str:
-    blocks = []
-    for name, config in PRESETS.items():
-        lines = [f"{path} {'x'.join(map(str, leaf.shape))}" for path, leaf in sorted(shapes(config).items())]
-        blocks.append("\n".join([f"[{name}]", *lines]))
-    return "\n\n".join(blocks) + "\n"
+MODULES = {"paper": models.build(PAPER), "official": models.build(OFFICIAL), "steel": models.build(STEEL)}
 
 
 def test_every_parameter_has_its_path_and_shape():
-    assert PARAMETERS.read_text() == describe(), (
+    assert PARAMETERS.read_text() == reference.describe(MODULES), (
         "parameters have moved: checkpoints of released versions no longer load. If that is meant, run "
         f"`python {Path(__file__).name}` in {Path(__file__).parent}"
     )
@@ -45,34 +30,7 @@ def test_every_parameter_has_its_path_and_shape():
 
 @pytest.mark.parametrize(("name", "count"), [("paper", 15_662_877), ("official", 15_637_213), ("steel", 926_841)])
 def test_published_parameter_counts(name, count):
-    assert sum(leaf.size for leaf in shapes(PRESETS[name]).values()) == count
-
-
-# The same network in float64 numpy: loops over the kernels' taps, nothing of jaxdefect or JAX.
-
-
-def reference_convolve(x: np.ndarray, kernel: np.ndarray, dilation: int) -> np.ndarray:
-    return sum(patch @ kernel[i, j] for i, j, patch in taps(x, kernel.shape[0], dilation))
-
-
-def taps(x: np.ndarray, side: int, dilation: int):
-    """(row, column, the pixels [B, H, W, I] that this tap of the kernel sees)."""
-    _, height, width, _ = x.shape
-    margin = dilation * (side // 2)
-    padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    for i in range(side):
-        for j in range(side):
-            yield i, j, padded[:, i * dilation :, j * dilation :][:, :height, :width]
-
-
-def reference_norm(x: np.ndarray, parameters: dict, kind: str) -> np.ndarray:
-    result = np.empty_like(x)
-    for image, channel in np.ndindex(x.shape[0], x.shape[3]):
-        pixels = x[image, :, :, channel]
-        divisor = pixels.std(ddof=1) + 1e-3 if kind == "feature_official" else pixels.var() + 1e-3
-        normal = (pixels - pixels.mean()) / np.sqrt(divisor)
-        result[image, :, :, channel] = parameters["scale"][channel] * normal + parameters["bias"][channel]
-    return result
+    assert reference.count(MODULES[name]) == count
 
 
 def reference_attention(x: np.ndarray, parameters: dict) -> np.ndarray:
@@ -81,52 +39,32 @@ def reference_attention(x: np.ndarray, parameters: dict) -> np.ndarray:
     return x / (1 + np.exp(-(hidden @ excite["kernel"] + excite["bias"])))[:, None, None, :]
 
 
-def reference_pool(x: np.ndarray) -> np.ndarray:
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
-
-
 def reference_network(x: np.ndarray, parameters: dict, config: SegDecConfig) -> tuple[np.ndarray, np.ndarray]:
     dilation, large_dilation = (2, 7) if config.kernels == "atrous" else (1, 1)
     segmentation, decision = parameters["segmentation"], parameters["decision"]
 
     def layer(x: np.ndarray, where: dict, dilation: int = 1) -> np.ndarray:
-        return reference_norm(reference_convolve(x, where["kernel"], dilation), where["norm"], config.norm)
+        return reference.feature_norm(reference.convolve(x, where["kernel"], dilation), where["norm"], config.norm)
 
     for number in range(1, 10):  # system 1 and 4 have all nine convolutions before the large one
         x = np.maximum(layer(x, segmentation[f"conv{number}"], dilation), 0)
         if config.attention and number >= 3:
             x = reference_attention(x, segmentation[f"attention{number}"])
         if number in (2, 5, 9):
-            x = reference_pool(x)
+            x = reference.max_pool(x)
     features = np.maximum(layer(x, segmentation["conv10"], large_dilation), 0)
     logit_map = layer(features, segmentation["logit"])
     seen = np.maximum(logit_map, 0) if config.decision_input == "relu" else logit_map
     x = np.concatenate([features, seen], axis=-1)
     for number in (1, 2, 3):
-        x = np.maximum(layer(reference_pool(x), decision[f"conv{number}"], dilation), 0)
+        x = np.maximum(layer(reference.max_pool(x), decision[f"conv{number}"], dilation), 0)
     pooled = np.concatenate([x.max((1, 2)), x.mean((1, 2)), seen.max((1, 2)), seen.mean((1, 2))], axis=-1)
     return logit_map, (pooled @ decision["head"]["kernel"] + decision["head"]["bias"])[:, 0]
 
 
-def draw(config: SegDecConfig) -> dict[str, Any]:
-    """Random parameters that keep the activations' size, norms away from the identity."""
-    rng = np.random.default_rng(0)
-    values = {}
-    for path, leaf in shapes(config).items():
-        kind = path.rsplit("/", 1)[-1]
-        if kind == "kernel":
-            value = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
-        else:
-            value = rng.uniform(0.5, 1.5, leaf.shape) if kind == "scale" else rng.normal(0, 0.1, leaf.shape)
-        values[path] = value.astype(np.float32)
-    return traverse_util.unflatten_dict(values, sep="/")
-
-
 @pytest.mark.parametrize("config", [TWO_STAGE, STEEL], ids=["two_stage", "steel"])
 def test_network_matches_float64_reference(config):
-    parameters = draw(config)
+    parameters = reference.draw(models.build(config))["params"]
     image = np.random.default_rng(1).uniform(0, 1, (2, 64, 72, 1)).astype(np.float32)
     outputs = jax.jit(models.build(config).apply)({"params": parameters}, image)
     logit_map, logit = reference_network(
@@ -150,14 +88,14 @@ def test_convolve_and_its_gradients_match_a_loop(side, dilation):
         return value, pull(cotangent)
 
     value, (gradient_x, gradient_kernel) = run(*(a.astype(np.float32) for a in (x, kernel, cotangent)))
-    np.testing.assert_allclose(value, reference_convolve(x, kernel, dilation), atol=1e-4)
+    np.testing.assert_allclose(value, reference.convolve(x, kernel, dilation), atol=1e-4)
     # Each tap's weight gradient pairs what the tap sees with the cotangent; the image's is the flipped convolution.
     expected_kernel = np.empty_like(kernel)
-    for i, j, patch in taps(x, side, dilation):
+    for i, j, patch in reference.taps(x, side, dilation):
         expected_kernel[i, j] = np.einsum("bhwi,bhwo->io", patch, cotangent)
     np.testing.assert_allclose(gradient_kernel, expected_kernel, atol=1e-4)
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    np.testing.assert_allclose(gradient_x, reference_convolve(cotangent, flipped, dilation), atol=1e-4)
+    np.testing.assert_allclose(gradient_x, reference.convolve(cotangent, flipped, dilation), atol=1e-4)
 
 
 def test_large_kernels_on_cpu_are_summed_by_rows():
@@ -186,12 +124,12 @@ def test_feature_norm_values_and_gradient(kind):
         return value, pull(cotangent)[0]
 
     value, gradient = run(x.astype(np.float32), cotangent.astype(np.float32))
-    np.testing.assert_allclose(value, reference_norm(x, parameters, kind), atol=1e-5)
+    np.testing.assert_allclose(value, reference.feature_norm(x, parameters, kind), atol=1e-5)
     numeric = np.empty_like(x)
     for at in np.ndindex(x.shape):  # central differences, float64
         step = np.zeros_like(x)
         step[at] = 1e-6
-        ends = [(reference_norm(x + sign * step, parameters, kind) * cotangent).sum() for sign in (1, -1)]
+        ends = [(reference.feature_norm(x + sign * step, parameters, kind) * cotangent).sum() for sign in (1, -1)]
         numeric[at] = (ends[0] - ends[1]) / 2e-6
     np.testing.assert_allclose(gradient, numeric, atol=1e-4)
     # Channels without contrast: the bias, and no slope rather than NaN.
@@ -226,7 +164,7 @@ def decision_gradient(config: SegDecConfig) -> dict[str, np.ndarray]:
     def decision(parameters: dict) -> jax.Array:
         return models.build(config).apply({"params": parameters}, image)["decision"].sum()
 
-    gradients = jax.jit(jax.grad(decision))(draw(config))
+    gradients = jax.jit(jax.grad(decision))(reference.draw(models.build(config))["params"])
     return {part: max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients[part])) for part in gradients}
 
 
@@ -240,8 +178,8 @@ def test_stop_gradient_keeps_the_decision_out_of_the_segmentation(stop_gradient)
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_outputs():
     image = np.random.default_rng(1).uniform(0, 1, (1, 64, 128, 1)).astype(np.float32)
     config = SegDecConfig(kernels="atrous", attention=True, dtype="bfloat16")
-    assert {leaf.dtype for leaf in shapes(config).values()} == {np.dtype("float32")}
-    variables = {"params": draw(config)}
+    assert {leaf.dtype for leaf in reference.shapes(models.build(config)).values()} == {np.dtype("float32")}
+    variables = reference.draw(models.build(config))
     exact, rounded = (jax.jit(models.build(c).apply)(variables, image) for c in (STEEL, config))
     for name in ("segmentation", "decision"):
         assert rounded[name].dtype == jnp.float32
@@ -254,7 +192,7 @@ def test_batch_norm_follows_the_batches_in_training_and_uses_its_averages_in_eva
     x = rng.normal(2, 3, (4, 6, 6, 3))
     module = layers.ConvNorm(features=5, kernel=3, norm="batch", is_logit=True)
     variables = module.init(jax.random.key(0), jnp.float32(x), train=True)
-    before = reference_convolve(x, np.asarray(variables["params"]["kernel"], np.float64), 1)
+    before = reference.convolve(x, np.asarray(variables["params"]["kernel"], np.float64), 1)
     mean, variance = before.mean((0, 1, 2)), before.var((0, 1, 2))
     trained, updated = module.apply(variables, jnp.float32(x), train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(trained, (before - mean) / np.sqrt(variance + 1e-3), atol=1e-4)
@@ -283,4 +221,4 @@ def test_initializers(initializer, deviation):
 
 
 if __name__ == "__main__":
-    PARAMETERS.write_text(describe())
+    PARAMETERS.write_text(reference.describe(MODULES))

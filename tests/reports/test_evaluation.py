@@ -5,20 +5,22 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from rich.progress import Progress
 
 from jaxdefect.config import Config, from_dict, to_dict
 from jaxdefect.data import readers, splits
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.choosing import calibrate_run
 from jaxdefect.inference.evaluation import Evaluation, GalleryEntry, GallerySize, evaluate, select_gallery
+from jaxdefect.inference.predictor import Judgement
 from jaxdefect.reports import evaluation as report
-from jaxdefect.reports.evaluation import calibrate_run, evaluation_metrics, render_html, select_samples, write_report
+from jaxdefect.reports.evaluation import evaluation_metrics, render_html, select_samples, write_report
 from jaxdefect.types import InputError, Sample, Split
 
 # Each image is flat, and its gray level is its key to what the predictor says of it.
@@ -32,13 +34,15 @@ class FakePredictor:
     config: Config = dataclasses.field(default_factory=lambda: from_dict({"data": {"image_size": (64, 128)}}))
     checkpoint_step: int = 7
 
-    def predict_batch(self, images: np.ndarray, *, pad_to: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        assert pad_to is not None
-        assert images.shape[1:] == (64, 128, 1)
-        levels = np.round(images[:, 0, 0, 0] * 255).astype(int)
-        maps = np.zeros((len(images), 8, 16), np.float32)
-        maps[:, :, :8] = 1
-        return np.array([_SCORES[level] for level in levels]), maps
+    classifier: None = None
+    calibration: Calibration | None = None
+
+    def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
+        assert batch_size is not None
+        assert {image.shape for image in images} == {(64, 128, 1)}
+        probability = np.zeros((8, 16), np.float32)
+        probability[:, :8] = 1
+        return [Judgement(_SCORES[round(float(image[0, 0, 0]) * 255)], probability, stride=8) for image in images]
 
 
 @pytest.fixture
@@ -170,13 +174,12 @@ def test_gallery_chosen_one_by_one_is_the_gallery_chosen_from_all():
 
 def test_without_a_defective_validation_image_the_training_images_give_the_threshold(samples):
     ids = [sample.id for sample in samples]
-    progress = Progress(disable=True)
     train = Split(train=tuple(ids[:4]), validation=(ids[4],), test=(), masked=())
-    calibration = calibrate_run(FakePredictor(), samples, split=train, batch_size=4, progress=progress)
+    calibration = calibrate_run(FakePredictor(), samples, split=train, batch_size=4)
     # 0.9 +, 0.7 +, 0.4 -, 0.2 +: all called defective has F1 6/7, the best. No mask may be used: 0.5.
     assert calibration == Calibration(threshold=0.2, pixel_threshold=0.5, source="train", checkpoint_step=7)
     validation = Split(train=(ids[1], ids[4]), validation=(ids[0], ids[3]), test=(), masked=())
-    calibration = calibrate_run(FakePredictor(), samples, split=validation, batch_size=4, progress=progress)
+    calibration = calibrate_run(FakePredictor(), samples, split=validation, batch_size=4)
     assert (calibration.threshold, calibration.source) == (pytest.approx(0.65), "validation")
 
 

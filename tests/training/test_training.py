@@ -19,12 +19,12 @@ from jaxdefect.config import (
     DataConfig,
     LossConfig,
     OptimizerConfig,
-    SegDecConfig,
     SplitConfig,
     SyntheticConfig,
     TrainingConfig,
 )
 from jaxdefect.data import pipeline
+from jaxdefect.model_config import SegDecConfig
 from jaxdefect.training import checkpoint, loop, runs, state, step
 from jaxdefect.types import InputError
 

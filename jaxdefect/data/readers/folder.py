@@ -1,17 +1,14 @@
 """Reader of a plain folder: `images/` and `masks/` paired by name, or one `labels.csv`."""
 
-import concurrent.futures
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdefect.data import annotation, images
+from jaxdefect.data.readers import files
 from jaxdefect.types import InputError, Sample
 
 _LABELS = {"0": 0, "good": 0, "ok": 0, "1": 1, "defective": 1, "defect": 1, "bad": 1}
 _COLUMNS = ("image", "label", "mask", "group", "classes")
-_NUM_THREADS = 8
-_NUM_LISTED = 5
 
 
 def read(root: Path) -> list[Sample]:
@@ -33,47 +30,24 @@ def read(root: Path) -> list[Sample]:
 
 
 def _read_pairs(root: Path) -> list[Sample]:
-    image_paths, mask_paths = _by_stem(root / "images"), _by_stem(root / "masks")
+    image_paths, mask_paths = files.by_name(root / "images"), files.by_name(root / "masks")
     if not image_paths:
         raise InputError(
             f"{root}: no labels.csv and no images in {root / 'images'}; config.data.root must name a folder with "
             "images/ and masks/, or with labels.csv"
         )
-    if missing := [path for stem, path in image_paths.items() if stem not in mask_paths]:
+    if missing := [path.name for stem, path in image_paths.items() if stem not in mask_paths]:
         raise InputError(
-            f"{root / 'masks'}: no mask for {_listed(missing)}; give an image without a defect a mask that is all "
+            f"{root / 'masks'}: no mask for {files.listed(missing)}; give an image without a defect a mask that is all "
             "zero, or write labels.csv (columns image, label, mask), where a mask may be left out"
         )
-    if orphans := [path for stem, path in mask_paths.items() if stem not in image_paths]:
-        raise InputError(f"{root / 'images'}: no image for the mask of {_listed(orphans)}; add it or remove the mask")
-    pairs = [(path, mask_paths[stem]) for stem, path in image_paths.items()]
-    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-        labels = list(pool.map(lambda pair: _has_defect(*pair), pairs))
-    return [
-        Sample(id=image.stem, image=image, mask=mask, label=int(label), group=image.stem)
-        for (image, mask), label in zip(pairs, labels, strict=True)
-    ]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
-        if path.suffix.lower() not in images.IMAGE_SUFFIXES:
-            continue
-        if (other := paths.setdefault(path.stem, path)) != path:
-            raise InputError(f"{path}: duplicate id {path.stem!r}, {other.name} has it too; rename or remove one")
-    return paths
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    names = ", ".join(path.name for path in paths[:_NUM_LISTED])
-    return names if len(paths) <= _NUM_LISTED else f"{names} and {len(paths) - _NUM_LISTED} more"
-
-
-def _has_defect(image: Path, mask: Path) -> bool:
-    height, width = images.image_size(image)
-    sample = Sample(id=image.stem, image=image, mask=mask, label=1, group="")
-    return bool(annotation.load_mask(sample, height=height, width=width).any())
+    if orphans := [path.name for stem, path in mask_paths.items() if stem not in image_paths]:
+        raise InputError(
+            f"{root / 'images'}: no image for the mask of {files.listed(orphans)}; add it or remove the mask"
+        )
+    return files.labelled_by_masks(
+        [Sample(id=stem, image=path, mask=mask_paths[stem], label=0, group=stem) for stem, path in image_paths.items()]
+    )
 
 
 def _read_table(root: Path) -> list[Sample]:
@@ -126,14 +100,13 @@ def _row_sample(root: Path, row: dict[str, str], source: str) -> Sample:
 
 def _check_masks(samples: Sequence[tuple[int, Sample]], table: Path) -> None:
     """Holds every mask against its label: a contradiction is a slip in one of the two."""
-
-    def problem(item: tuple[int, Sample]) -> str:
-        line, sample = item
-        if not isinstance(sample.mask, Path) or _has_defect(sample.image, sample.mask) == bool(sample.label):
-            return ""
-        found = "marks a defect" if sample.label == 0 else "is empty"
-        return f"{table}, line {line}: the label is {sample.label} but the mask {sample.mask} {found}; correct one"
-
-    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-        if problems := [text for text in pool.map(problem, samples) if text]:
-            raise InputError(problems[0] + (f" ({len(problems)} such lines)" if len(problems) > 1 else ""))
+    masked = [(line, sample) for line, sample in samples if sample.mask is not None]
+    are_defective = files.have_defects(sample for _, sample in masked)
+    wrong = [item for item, found in zip(masked, are_defective, strict=True) if found != bool(item[1].label)]
+    if wrong:
+        line, sample = wrong[0]
+        found = "is empty" if sample.label else "marks a defect"
+        raise InputError(
+            f"{table}, line {line}: the label is {sample.label} but the mask {sample.mask} {found}; correct one"
+            + (f" ({len(wrong)} such lines)" if len(wrong) > 1 else "")
+        )

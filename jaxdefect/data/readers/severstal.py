@@ -117,4 +117,12 @@ def _sample(path: Path, classes: dict[str, RunLengthMask]) -> Sample:
         runs=tuple(run for mask in rows.values() for run in mask.runs),
         source="; ".join(mask.source for mask in rows.values()),
     )
-    return Sample(id=path.stem, image=path, mask=union, label=1, group=path.stem, classes=tuple(rows))
+    return Sample(
+        id=path.stem,
+        image=path,
+        mask=union,
+        label=1,
+        group=path.stem,
+        classes=tuple(rows),
+        class_masks=tuple(rows.items()),
+    )

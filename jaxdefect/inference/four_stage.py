@@ -1,0 +1,230 @@
+"""The later stages of deep regression (He & Liu 2020): defects are cut into windows, classified, and voted on."""
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdefect import models
+from jaxdefect.config import ClassifierConfig
+from jaxdefect.data import annotation, images
+from jaxdefect.inference import windows
+from jaxdefect.inference.components import Defect, find_defects
+from jaxdefect.training import checkpoint as checkpoints
+from jaxdefect.training import runs
+from jaxdefect.types import InputError, Sample, Window
+
+FOLDER = "classifier"  # under the detector's run
+UNKNOWN_CLASS = "defect"  # of defects in a data set that names no classes
+_BATCH = 16
+_CROP_FOLDER = "images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A trained classifier of defects: `forward(variables, windows [16, w, w, C]) -> probabilities [16, K + 1]`.
+
+    Class 0 is "not a defect", class k the k-th of `classes`.
+    """
+
+    settings: ClassifierConfig
+    classes: tuple[str, ...]
+    variables: Any
+    forward: Callable[[Any, np.ndarray], jax.Array]
+
+
+def classifier_directory(workdir: Path) -> Path:
+    """Where the classifier's run lies under the detector's."""
+    return workdir / FOLDER
+
+
+def load_classifier(run: runs.Run) -> Classifier:
+    """The classifier that was trained for a detector.
+
+    Raises:
+      InputError: there is none yet, or it is not a run.
+    """
+    directory = classifier_directory(run.workdir)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no classifier yet; the command that trained the detector goes on to train it")
+    own = runs.load(directory)
+    variables, _ = checkpoints.restore_variables(directory, config=own.config)
+    apply = models.build(own.config.model).apply
+
+    @jax.jit
+    def forward(variables: Any, pixels: jax.Array) -> jax.Array:
+        outputs: Any = apply(variables, pixels, train=False)
+        return jax.nn.softmax(outputs["classes"], axis=-1)
+
+    return Classifier(run.config.classifier, own.config.data.classes, jax.device_put(variables), forward)
+
+
+def classify_defects(
+    image: np.ndarray, probability: np.ndarray, *, classifier: Classifier, threshold: float, join_distance_px: float
+) -> tuple[np.ndarray, list[Defect]]:
+    """Stages 2 to 4: threshold, join, classify each defect by the majority of its windows.
+
+    Args:
+      image: [H, W, C] float32 in [0, 1].
+      probability: [H, W] in [0, 1], the detector's map.
+      classifier: the trained one.
+      threshold: of the map.
+      join_distance_px: components closer than this are one defect.
+
+    Returns:
+      The map with the rejected defects set to 0, and the accepted ones with class and confidence (the mean probability
+      of the class over the windows).
+    """
+    labels, defects = find_defects(probability, threshold=threshold, join_distance_px=join_distance_px)
+    kept, accepted = probability.copy(), []
+    for defect in defects:
+        probabilities = _classify(image, _windows(defect.box, image, classifier.settings), classifier)
+        winner = windows.vote(probabilities)
+        if winner == 0:
+            kept[labels == defect.label] = 0
+            continue
+        confidence = float(probabilities[:, winner].mean(dtype=np.float64))
+        accepted.append(dataclasses.replace(defect, class_name=classifier.classes[winner - 1], confidence=confidence))
+    return kept, accepted
+
+
+def _windows(box: Window, image: np.ndarray, settings: ClassifierConfig) -> list[Window]:
+    height, width = image.shape[:2]
+    return windows.defect_windows(
+        box, height=height, width=width, window_px=settings.window_px, stride_px=settings.window_stride_px
+    )
+
+
+def _classify(image: np.ndarray, parts: Sequence[Window], classifier: Classifier) -> np.ndarray:
+    """Probabilities [N, K + 1] of the windows, computed in padded batches of one size."""
+    cuts = windows.cut_windows(image, parts, window_px=classifier.settings.window_px)
+    rows = []
+    for start in range(0, len(cuts), _BATCH):
+        chunk = cuts[start : start + _BATCH]
+        padded = np.concatenate([chunk, np.repeat(chunk[-1:], _BATCH - len(chunk), axis=0)])
+        rows.append(np.asarray(classifier.forward(classifier.variables, padded))[: len(chunk)])
+    return np.concatenate(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A window to train the classifier on: `class_name` None for "not a defect"."""
+
+    sample: Sample
+    window: Window
+    class_name: str | None
+
+
+def training_crops(
+    sample: Sample,
+    image: np.ndarray,
+    mask: np.ndarray,
+    probability: np.ndarray,
+    *,
+    settings: ClassifierConfig,
+    threshold: float,
+    join_distance_px: float,
+    rng: np.random.Generator,
+) -> list[Crop]:
+    """The windows over an image's true defects, and over what the detector takes for defects where there is none.
+
+    A detection that touches no annotated pixel is a false alarm. A detector that has learnt its training images raises
+    few; then windows at random places without a defect stand in, as many as there are true ones (one at least).
+
+    Args:
+      sample: the image's; its classes name the defects.
+      image: [H, W, C] as the detector judged it.
+      mask: [H, W], the annotation at that size.
+      probability: [H, W], the detector's map.
+      settings: of the classifier.
+      threshold: of the map.
+      join_distance_px: of components.
+      rng: for the random places.
+    """
+    crops: list[Crop] = []
+    true_labels, true_defects = find_defects(mask, threshold=0.5, join_distance_px=join_distance_px)
+    for defect in true_defects:
+        name = _class_of(sample, true_labels == defect.label)
+        crops += [Crop(sample, window, name) for window in _windows(defect.box, image, settings)]
+    labels, detected = find_defects(probability, threshold=threshold, join_distance_px=join_distance_px)
+    touched = set(np.unique(labels[mask >= 0.5]))
+    false_alarms = [
+        Crop(sample, window, None)
+        for defect in detected
+        if defect.label not in touched
+        for window in _windows(defect.box, image, settings)
+    ]
+    num_wanted = max(1, len(crops)) - len(false_alarms)
+    return crops + false_alarms + list(_background(sample, mask, num_wanted, settings=settings, rng=rng))
+
+
+def _class_of(sample: Sample, region: np.ndarray) -> str:
+    """The class of a true defect: of several masks per class, the one that covers most of it."""
+    if not sample.class_masks:
+        return sample.classes[0] if sample.classes else UNKNOWN_CLASS
+    height, width = images.image_size(sample.image)
+
+    def covered(entry: tuple[str, Any]) -> int:
+        of_class = annotation.load_mask(dataclasses.replace(sample, mask=entry[1]), height=height, width=width)
+        return int((annotation.resize_mask(of_class, *region.shape)[region] >= 0.5).sum())
+
+    return max(sample.class_masks, key=covered)[0]
+
+
+def _background(
+    sample: Sample, mask: np.ndarray, count: int, *, settings: ClassifierConfig, rng: np.random.Generator
+) -> Iterator[Crop]:
+    """Up to `count` windows at random places that show no defect; fewer where there is hardly room for any."""
+    side, (height, width) = settings.window_px, mask.shape
+    for _ in range(10 * max(count, 0)):
+        top, left = rng.integers(0, max(height - side, 0) + 1), rng.integers(0, max(width - side, 0) + 1)
+        if (mask[top : top + side, left : left + side] >= 0.5).any():
+            continue
+        yield Crop(sample, Window(int(top), int(left), side, side), None)
+        count -= 1
+        if count <= 0:
+            return
+
+
+def write_crops(crops: Iterable[tuple[Crop, np.ndarray]], folder: Path) -> list[Sample]:
+    """Writes windows [w, w, C] as a data set in the layout of the `folder` reader, and returns its samples.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    try:
+        (folder / _CROP_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
+    samples: list[Sample] = []
+    for number, (crop, pixels) in enumerate(crops):
+        path = folder / _CROP_FOLDER / f"{number:06d}.png"
+        rounded = np.rint(pixels * 255).astype(np.uint8)
+        images.write_image(path, rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
+        classes = () if crop.class_name is None else (crop.class_name,)
+        samples.append(
+            Sample(
+                id=f"{_CROP_FOLDER}/{path.stem}",
+                image=path,
+                mask=None,
+                label=len(classes),
+                group=crop.sample.group,
+                classes=classes,
+            )
+        )
+    with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "group", "classes"])
+        for sample in samples:
+            name = sample.classes[0] if sample.label else ""
+            writer.writerow([f"{sample.id}.png", sample.label, sample.group, name])
+    return samples
+
+
+def cut_crop(crop: Crop, image: np.ndarray, *, settings: ClassifierConfig) -> np.ndarray:
+    """The pixels of a crop at the classifier's input size, [w, w, C]."""
+    return windows.cut_windows(image, [crop.window], window_px=settings.window_px)[0]

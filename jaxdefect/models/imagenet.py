@@ -1,0 +1,90 @@
+"""What the ImageNet architectures share: how they see an image, and the convolution with batch norm."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdefect.model_config import InputNorm
+from jaxdefect.models.depthwise import convolve_depthwise
+
+# torchvision's normalisation of intensities in [0, 1]: red, green, blue.
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+NORM_EPSILON = 1e-5  # torchvision's
+NORM_MOMENTUM = 0.9  # torchvision's 0.1, as Flax counts it
+# He et al. 2015, as torchvision initialises the convolutions of ResNet and MobileNetV2.
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+Padding = Literal["torch", "tensorflow"]
+
+
+def normalize_input(image: jax.Array, kind: InputNorm, *, is_pretrained: bool) -> jax.Array:
+    """What the first convolution sees of an image [B, H, W, C] in [0, 1].
+
+    Args:
+      image: gray (C = 1) or colour (C = 3).
+      kind: "none", "imagenet" or "symmetric" ([-1, 1]). For a gray image that stays gray, "imagenet" takes the means
+        over its three channels.
+      is_pretrained: the convolution has three channels of weights: a gray image is repeated.
+
+    Returns:
+      [B, H, W, C], or [B, H, W, 3] for a repeated gray image; float32.
+    """
+    image = image.astype(jnp.float32)
+    if is_pretrained and image.shape[-1] == 1:
+        image = jnp.repeat(image, 3, axis=-1)
+    if kind == "symmetric":
+        return 2 * image - 1
+    if kind == "imagenet":
+        mean, deviation = np.array(MEAN, np.float32), np.array(DEVIATION, np.float32)
+        if image.shape[-1] == 1:
+            mean, deviation = mean.mean(keepdims=True), deviation.mean(keepdims=True)
+        return (image - mean) / deviation
+    return image
+
+
+class ConvBatchNorm(nn.Module):
+    """Convolution without bias, batch norm, activation: [B, H, W, I] -> [B, H/stride, W/stride, features].
+
+    `padding` matters for strides above 1: "torch" pads half the kernel on every side, "tensorflow" as little as is
+    needed, more of it below and to the right. `activation` None: none.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    padding: Padding = "torch"
+    is_depthwise: bool = False
+    activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+    kernel_init: nn.initializers.Initializer = KERNEL_INIT
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        side, stride = self.kernel, self.stride
+        num_inputs = 1 if self.is_depthwise else x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (side, side, num_inputs, self.features)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.padding == "tensorflow":
+            rows, columns = lax.padtype_to_pads(x.shape[1:3], (side, side), (stride, stride), "SAME")
+        else:
+            rows = columns = (side // 2, side // 2)
+        if self.is_depthwise:
+            x = convolve_depthwise(x, kernel, stride=stride, padding=(rows, columns))
+        else:
+            x = lax.conv_general_dilated(
+                x, kernel, (stride, stride), (rows, columns), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        x = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=NORM_MOMENTUM,
+            epsilon=NORM_EPSILON,
+            dtype=self.dtype,
+            name="norm",
+        )(x)
+        return x if self.activation is None else self.activation(x)

@@ -1,0 +1,98 @@
+"""Deep regression of defect severity, stage 1 of four (He & Liu 2020, figures 3 and 4, tables 1 to 3).
+
+Ours, where the paper is silent: the first two convolutions and the 3x3 with 512 channels have a bias and a ReLU; those
+of the residual stages have no bias; a stage's shortcut starts from the first normalised and activated map (He et al.
+2016, pre-activation); after the last stage stand the batch norm and ReLU that such a network ends with; pooling
+averages only the pixels inside the image.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdefect.model_config import RegressionConfig, check_image_size
+from jaxdefect.models.layers import NORM_EPSILON, score_logit
+
+MAX_SEVERITY = 12.0  # of the training targets' range [0, 12]
+_KERNEL_INIT = nn.initializers.xavier_normal()
+
+
+def _pool(x: jax.Array, stride: int) -> jax.Array:
+    """Mean over 3x3: [B, H, W, C] -> [B, H/stride, W/stride, C]."""
+    return nn.avg_pool(x, (3, 3), (stride, stride), "SAME", count_include_pad=False)
+
+
+class Activation(nn.Module):
+    """Batch norm and ReLU."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        norm = nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=self.dtype, name="norm")
+        return nn.relu(norm(x))
+
+
+class ResidualStage(nn.Module):
+    """Two pre-activation bottlenecks (1x1, 5x5, 5x5), the first with a 1x1 shortcut: [B, H, W, I] -> [B, H, W, wide].
+
+    `conv1` to `conv7` are numbered as in tables 2 and 3.
+    """
+
+    narrow: int
+    wide: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = self._activate(x, 1, train=train)
+        residual = self._bottleneck(x, 1, train=train)
+        x = residual + self._conv(x, 4, self.wide, 1)
+        return x + self._bottleneck(self._activate(x, 5, train=train), 5, train=train)
+
+    def _bottleneck(self, x: jax.Array, first: int, *, train: bool) -> jax.Array:
+        x = self._conv(x, first, self.narrow, 1)
+        x = self._conv(self._activate(x, first + 1, train=train), first + 1, self.narrow, 5)
+        return self._conv(self._activate(x, first + 2, train=train), first + 2, self.wide, 5)
+
+    def _activate(self, x: jax.Array, number: int, *, train: bool) -> jax.Array:
+        return Activation(self.dtype, name=f"activation{number}")(x, train=train)
+
+    def _conv(self, x: jax.Array, number: int, features: int, kernel: int) -> jax.Array:
+        sides = (kernel, kernel)
+        conv = nn.Conv(
+            features, sides, use_bias=False, dtype=self.dtype, kernel_init=_KERNEL_INIT, name=f"conv{number}"
+        )
+        return conv(x)
+
+
+class Regression(nn.Module):
+    """Image [B, H, W, C] in [0, 1] -> the contract of `jaxdefect.models`, one value per cell of 4x4 or 2x2 pixels.
+
+    "segmentation": the severity itself, linear, trained towards targets in [0, 12]. "probability": severity / 12,
+    clipped to [0, 1]. "decision": of the map's maximum (or mean).
+
+    Raises:
+      InputError: H or W is not a multiple of 4, or below 64.
+    """
+
+    config: RegressionConfig
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        check_image_size(image.shape[1], image.shape[2], step=config.size_step)
+        norm = nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=dtype, name="input_norm")
+        x = norm(image)
+        x = nn.relu(nn.Conv(16, (5, 5), dtype=dtype, kernel_init=_KERNEL_INIT, name="conv1")(x))
+        x = _pool(x, 2)
+        x = nn.relu(nn.Conv(16, (3, 3), dtype=dtype, kernel_init=_KERNEL_INIT, name="conv2")(x))
+        x = _pool(x, config.cell_px // 2)
+        x = ResidualStage(8, 32, dtype, name="stage1")(x, train=train)
+        x = ResidualStage(16, 64, dtype, name="stage2")(x, train=train)
+        x = Activation(dtype, name="activation")(x, train=train)
+        x = nn.relu(nn.Conv(512, (3, 3), dtype=dtype, kernel_init=_KERNEL_INIT, name="conv3")(x))
+        severity = nn.Conv(1, (1, 1), kernel_init=_KERNEL_INIT, name="severity")(x.astype(jnp.float32))
+        probability = jnp.clip(severity[..., 0] / MAX_SEVERITY, 0.0, 1.0)
+        decision = score_logit(probability, config.score)
+        return {"segmentation": severity, "probability": probability, "decision": decision}

@@ -1,0 +1,167 @@
+"""Several runs trained as one compiled program: parameters, optimiser states and batches stacked along a first axis.
+
+Every run keeps a directory of its own, with the checkpoints, figures and overlays that it would have alone, so it
+resumes, is evaluated and is used like any other.
+"""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdefect.config import Config
+from jaxdefect.data import pipeline
+from jaxdefect.training import loop, state, step
+from jaxdefect.training.logging import CONSOLE, progress
+from jaxdefect.types import InputError
+
+_DATA_SECTIONS = ("data", "split")  # in which stacked runs may differ
+
+
+def train(configs: Mapping[Path, Config]) -> int:
+    """Trains, or resumes, one run per directory, all side by side; they may differ in their data and split only.
+
+    Returns:
+      0 when finished, 128 + the signal's number when interrupted (then the same call resumes).
+
+    Raises:
+      InputError: as `loop.train`; runs that cannot be stacked.
+    """
+    _check(configs)
+    with contextlib.ExitStack() as stack:
+        opened = [loop.open_session(config, workdir, stack) for workdir, config in configs.items()]
+        sessions = [session for session, _, _ in opened]
+        stages, config = opened[0][1], sessions[0].run.config
+        if len({(session.steps_per_epoch, stages[-1].end) for session, stages, _ in opened}) > 1:
+            raise InputError("runs with epochs of different lengths cannot be stacked: set training.steps_per_epoch")
+        start = _common_start(sessions)
+        current = _stack([_state_at(session, stages, start) for session in sessions])
+        mesh = _mesh(len(sessions))
+        current = jax.device_put(current, NamedSharding(mesh, PartitionSpec("runs")))
+        interruption = stack.enter_context(loop.Interruption())
+        for stage in stages:
+            if start >= stage.end:
+                continue
+            if start == stage.start and start > 0:
+                members = [state.next_stage(member, config, stage) for member in _unstack(current, len(sessions))]
+                current = _stack(members)
+            batches = [batches for _, _, batches in opened]
+            start, current = _train_stage(sessions, stage, start, current, batches, interruption, mesh)
+            if interruption.signal is not None and start < stages[-1].end:
+                CONSOLE.print(f"stopped after step {start}, checkpoints saved; the same command resumes there")
+                return 128 + interruption.signal
+    return 0
+
+
+def _check(configs: Mapping[Path, Config]) -> None:
+    first, *others = configs.values()
+    for other in others:
+        for name in vars(first):
+            if name not in _DATA_SECTIONS and getattr(first, name) != getattr(other, name):
+                raise InputError(f"runs that differ in config.{name} cannot be stacked; train them one after the other")
+    if first.training.patience_epochs:
+        raise InputError(
+            "config.training.patience_epochs: stacked runs end together; set it to 0 or train one after the other"
+        )
+
+
+def _common_start(sessions: list[loop.Session]) -> int:
+    """The last step that all runs have a checkpoint of; what some have beyond it is dropped and trained again."""
+    start = min(session.checkpoints.latest_step() or 0 for session in sessions)
+    for session in sessions:
+        for later in [number for number in session.checkpoints.manager.all_steps() if number > start]:
+            session.checkpoints.manager.delete(later)
+    if start:
+        CONSOLE.print(f"resuming after step {start}")
+    return start
+
+
+def _state_at(session: loop.Session, stages: tuple[state.Stage, ...], start: int) -> state.TrainState:
+    config = session.run.config
+    if start == 0:
+        return state.initial_state(session.module, config, stages[0], is_fresh=True)
+    stage = next(stage for stage in stages if stage.start < start <= stage.end)
+    return session.checkpoints.restore(start, state.initial_state(session.module, config, stage))
+
+
+def _mesh(num_runs: int) -> Mesh:
+    """One axis, "runs", over as many local devices as divide the runs evenly."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if num_runs % n == 0)
+    return Mesh(devices[:count], ("runs",))
+
+
+def _stack(states: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def _unstack(stacked: Any, count: int) -> list[Any]:
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
+
+
+def _train_stage(
+    sessions: list[loop.Session],
+    stage: state.Stage,
+    start: int,
+    current: state.TrainState,
+    batches: list[pipeline.Batches],
+    interruption: loop.Interruption,
+    mesh: Mesh,
+) -> tuple[int, state.TrainState]:
+    """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the states there."""
+    config, sharding = sessions[0].run.config, NamedSharding(mesh, PartitionSpec("runs"))
+    compiled = jax.jit(
+        jax.vmap(step.step_function(sessions[0].module, config, stage)),
+        donate_argnums=0,
+        in_shardings=sharding,
+        out_shardings=sharding,
+    )
+    readers = [pipeline.iterate(b, start=start, num_workers=config.data.num_workers) for b in batches]
+    bar, task = progress(total=stage.end, done=start)
+    bar.update(task, description=f"{stage.name} of {len(sessions)}")
+    clock, since = time.monotonic(), start
+    with bar:
+        for number in range(start + 1, stage.end + 1):
+            numbers = [{k: v for k, v in next(reader).items() if k != "id"} for reader in readers]
+            batch = {key: np.stack([one[key] for one in numbers]) for key in numbers[0]}
+            current, metrics = compiled(current, jax.device_put(batch, sharding))
+            figures = _flush(sessions)
+            for session in sessions:
+                session.pending = (number, metrics)
+            is_stopping = interruption.signal is not None
+            is_epoch_end = number % sessions[0].steps_per_epoch == 0
+            if is_stopping or is_epoch_end:
+                figures = _flush(sessions)
+            if figures is not None:
+                images = (number - since) * config.training.batch_size * len(sessions)
+                bar.update(task, completed=number, figures=loop.summary(figures, images / (time.monotonic() - clock)))
+            if is_epoch_end or is_stopping:
+                for session, member in zip(sessions, _unstack(current, len(sessions)), strict=True):
+                    if is_epoch_end:
+                        loop.end_epoch(session, stage, number, member, is_stopping=is_stopping)
+                    else:
+                        session.checkpoints.save(number, member, metrics=None)
+                clock, since = time.monotonic(), number
+            if is_stopping:
+                return number, current
+    return stage.end, current
+
+
+def _flush(sessions: list[loop.Session]) -> dict[str, float] | None:
+    """Hands the figures of the last step to every run; returns their means."""
+    pending = sessions[0].pending
+    if pending is None:
+        return None
+    number, metrics = pending
+    stacked = jax.device_get(metrics)
+    rows = []
+    for i, session in enumerate(sessions):
+        session.pending = (number, {name: values[i] for name, values in stacked.items()})
+        rows.append(loop.flush(session))
+    return {name: float(np.mean([row[name] for row in rows if row])) for name in stacked}

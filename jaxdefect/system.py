@@ -56,13 +56,11 @@ def _train_ensemble(config: Config, workdir: Path) -> int:
         )
     splits_by_class = {name: _split_of_class(run.split, samples, name) for name in classes}
     # Members share the length of an epoch, so that they can be trained side by side.
-    num_positives = {
-        name: sum(sample.label for sample in _train_samples(member_config, samples, split, name))
-        for name, split in splits_by_class.items()
+    train_samples = {
+        name: _train_samples(member_config, samples, split, name) for name, split in splits_by_class.items()
     }
-    batch_size = config.training.batch_size
-    steps_per_epoch = config.training.steps_per_epoch or pipeline.steps_per_epoch(
-        max(num_positives.values()), batch_size=batch_size
+    steps_per_epoch = config.training.steps_per_epoch or max(
+        pipeline.steps_per_epoch(of_class, batch_size=config.training.batch_size) for of_class in train_samples.values()
     )
     members = {}
     for name, split in splits_by_class.items():
@@ -75,9 +73,7 @@ def _train_ensemble(config: Config, workdir: Path) -> int:
             split=SplitConfig(kind="manifest", path=str(directory / _MANIFEST)),
             training=dataclasses.replace(config.training, steps_per_epoch=steps_per_epoch),
         )
-    CONSOLE.print(
-        f"{workdir}: an ensemble of {len(classes)}: " + ", ".join(f"{n} {c}" for n, c in num_positives.items())
-    )
+    CONSOLE.print(f"{workdir}: an ensemble of {len(classes)} detectors, for {', '.join(classes)}")
     if config.ensemble.training == "stacked":
         return stacked.train(members)
     for directory, member in members.items():

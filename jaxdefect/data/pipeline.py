@@ -21,12 +21,13 @@ from jaxdefect.types import Batch, InputError, Sample, Split, Targets
 Batches = grain.MapDataset  # of batches
 
 
-def steps_per_epoch(num_positives: int, *, batch_size: int) -> int:
-    """Steps that show every positive once and as many negatives.
+def steps_per_epoch(samples: Sequence[Sample], *, batch_size: int) -> int:
+    """Steps that show every positive once and as many negatives, if there are any.
 
     All batches are full: where the batch size does not divide, an epoch ends with the first images of the next pass.
     """
-    return math.ceil(2 * num_positives / batch_size)
+    num_positives = sum(sample.label for sample in samples)
+    return math.ceil((2 if num_positives < len(samples) else 1) * num_positives / batch_size)
 
 
 def draw_rare_negatives(num_negatives: int, *, per_epoch: int, num_epochs: int, seed: int) -> np.ndarray:
@@ -123,7 +124,8 @@ def training_batches(
 
     Positives are shuffled anew each epoch. Negatives are shuffled and gone through (`sampling="alternate"`), or drawn
     by how rarely they have been used (`"rare_negatives"`). With shards, each has its own part of both classes, and
-    `batch_size` is the shard's.
+    `batch_size` is the shard's. Patches may all be positive (cracks run through every part of a road): the network
+    learns what is good from what lies beside the defects.
 
     Args:
       samples: of `training_samples`.
@@ -140,22 +142,21 @@ def training_batches(
     """
     positives = [s for s in samples if s.label == 1][shard_index::shard_count]
     negatives = [s for s in samples if s.label == 0][shard_index::shard_count]
-    if not positives or not negatives:
+    if not positives or (not negatives and config.fit != "patches"):
         raise InputError(
             f"training data (shard {shard_index} of {shard_count}): {len(positives)} positives and {len(negatives)} "
-            "negatives; at least one of each is needed: see split.json, config.split and config.data.root (where every "
-            "image has a defect, config.data.fit = 'patches' finds good patches)"
+            "negatives; at least one of each is needed: see split.json, config.split and config.data.root"
         )
-    count = math.ceil(num_steps * batch_size / 2)  # of each class
-    positive_stream = grain.MapDataset.source(positives).shuffle(seed=seed)
-    if config.sampling == "rare_negatives":
+    count = math.ceil(num_steps * batch_size / (2 if negatives else 1))  # of each class
+    streams = [grain.MapDataset.source(positives).shuffle(seed=seed)]
+    if negatives and config.sampling == "rare_negatives":
         num_draws = math.ceil(count / len(positives))
         drawn = draw_rare_negatives(len(negatives), per_epoch=len(positives), num_epochs=num_draws, seed=seed)
-        negative_stream = grain.MapDataset.source([negatives[i] for i in drawn.ravel()])
-    else:
-        negative_stream = grain.MapDataset.source(negatives).shuffle(seed=seed + 1)
-    streams = [stream.repeat(math.ceil(count / len(stream))) for stream in (positive_stream, negative_stream)]
-    stream = grain.MapDataset.mix(streams, weights=[1.0, 1.0])
+        streams.append(grain.MapDataset.source([negatives[i] for i in drawn.ravel()]))
+    elif negatives:
+        streams.append(grain.MapDataset.source(negatives).shuffle(seed=seed + 1))
+    streams = [stream.repeat(math.ceil(count / len(stream))) for stream in streams]
+    stream = grain.MapDataset.mix(streams, weights=[1.0] * len(streams))
     return stream.seed(seed).random_map(TrainingElement(config, targets)).batch(batch_size)[:num_steps]
 
 

@@ -99,8 +99,8 @@ def check(split: Split, samples: Sequence[Sample]) -> None:
 
     Raises:
       InputError: an id that the data set lacks, an id or a group in two parts, no positives or no negatives in a part
-        (validation and test may be empty; a data set may have no negatives at all, where the good parts of its images serve as
-        such), or an id in `masked` that is not a training positive with a mask.
+        (validation and test may be empty; a data set may have no negatives at all, where the good parts of its images
+        serve as such), or an id in `masked` that is not a training positive with a mask.
     """
     by_id = {sample.id: sample for sample in samples}
     part_of_id: dict[str, str] = {}

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxdefect.config import Config
-from jaxdefect.data import pipeline
-from jaxdefect.inference import logistic
+from jaxdefect.data import pipeline, readers
+from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference import ensemble, logistic
 from jaxdefect.inference.calibration import DEFAULT_PIXEL_THRESHOLD, Calibration
 from jaxdefect.inference.evaluation import BatchPredictor, score
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.thresholds import best_f1_threshold
 from jaxdefect.metrics.pixel import NUM_BINS, best_mean_iou_threshold, best_pixel_threshold, pixel_histogram
+from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
 
 # (what is being done, number of images) -> a function to call with the number done so far
@@ -113,6 +115,35 @@ def calibrate_run(
     if pixel_threshold is not None:
         calibration = dataclasses.replace(calibration, pixel_threshold=pixel_threshold)
     return dataclasses.replace(calibration, logistic=weights)
+
+
+def calibrated(
+    run: runs.Run, *, checkpoint: str | None = None, batch_size: int, on_stage: OnStage = _silent
+) -> Predictor:
+    """The run's predictor with the thresholds that belong to its weights, chosen now if there are none.
+
+    What is chosen is kept with the run, unless `checkpoint` asked for other weights than the run selects. The members
+    of an ensemble have thresholds of their own.
+    """
+    if run.config.ensemble.kind != "none":
+        members = {
+            name: calibrated(
+                runs.load(ensemble.member_directory(run.workdir, name)),
+                checkpoint=checkpoint,
+                batch_size=batch_size,
+                on_stage=on_stage,
+            )
+            for name in ensemble.member_classes(run.workdir)
+        }
+        return ensemble.combine(Predictor, run, members)
+    predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
+    if predictor.calibration is not None and predictor.calibration.checkpoint_step == predictor.checkpoint_step:
+        return predictor
+    samples = readers.read(run.config.data)
+    calibration = calibrate_run(predictor, samples, split=run.split, batch_size=batch_size, on_stage=on_stage)
+    if checkpoint is None:
+        calibrations.save(calibration, run.workdir)
+    return dataclasses.replace(predictor, calibration=calibration)
 
 
 def _whole_images(config: Config) -> Config:

@@ -18,6 +18,7 @@ from jaxdefect.training import runs
 from jaxdefect.types import InputError
 
 _FOLDER = "members"
+MEMBER_THRESHOLD = 0.5  # of a member's bent score
 
 
 def member_directory(workdir: Path, name: str) -> Path:
@@ -31,37 +32,38 @@ def member_classes(workdir: Path) -> tuple[str, ...]:
     return tuple(urllib.parse.unquote(name) for name in folders)
 
 
-def load(predictor_class: Any, run: runs.Run, *, checkpoint: str | None, is_calibrating: bool) -> Any:
-    """The ensemble's predictor, from those of its members.
+def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> Any:
+    """The ensemble's predictor from those of its members, by class.
 
     Raises:
-      InputError: no members, or one that cannot be loaded.
+      InputError: no members.
     """
-    classes = member_classes(run.workdir)
-    if not classes:
+    if not members:
         raise InputError(f"{run.workdir}: an ensemble without members; let launch.train finish")
-    members = [
-        predictor_class.load(member_directory(run.workdir, name), checkpoint=checkpoint, is_calibrating=is_calibrating)
-        for name in classes
-    ]
-    thresholds = jnp.array([member.threshold for member in members])
-    pixel_thresholds = jnp.array([member.pixel_threshold for member in members])
+    parts = list(members.values())
+    thresholds = jnp.array([member.threshold for member in parts])
+    pixel_thresholds = jnp.array([member.pixel_threshold for member in parts])
     calibration = None
-    if all(member.calibration is not None for member in members):
-        sources = {member.calibration.source for member in members}
-        calibration = Calibration(0.5, 0.5, "train" if "train" in sources else "validation", members[0].checkpoint_step)
+    if all(member.calibration is not None for member in parts):
+        sources = {member.calibration.source for member in parts}
+        calibration = Calibration(
+            MEMBER_THRESHOLD,
+            MEMBER_THRESHOLD,
+            "train" if "train" in sources else "validation",
+            parts[0].checkpoint_step,
+        )
     return predictor_class(
         config=run.config,
         variables=(
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.variables for member in members)),
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.variables for member in parts)),
             thresholds,
             pixel_thresholds,
         ),
-        checkpoint_step=members[0].checkpoint_step,
+        checkpoint_step=parts[0].checkpoint_step,
         workdir=run.workdir,
         calibration=calibration,
         forward=_compile_forward(models.build(run.config.model).apply),
-        classes=classes,
+        classes=tuple(members),
     )
 
 

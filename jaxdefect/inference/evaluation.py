@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.data.pipeline import load
 from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.defects import ImageDefects, compare
 from jaxdefect.inference.predictor import Judgement
 from jaxdefect.metrics.pixel import pixel_counts
 from jaxdefect.overlay import map_to_image_size
@@ -73,7 +74,8 @@ class Evaluation:
 
     `ids` N, `labels` [N] int, `scores` [N] float64. `counts` [3] int64: pixel true positives, false positives, false
     negatives at the calibration's pixel threshold, over the `num_masked` positives with masks and all negatives.
-    `gallery`: worst first.
+    `gallery`: worst first. `found`: the defects of the same images; `detected`: with a classifier, those before it.
+    `classes`: the classes of each sample, N; `class_scores`: of an ensemble, [N] by class.
     """
 
     ids: tuple[str, ...]
@@ -82,6 +84,10 @@ class Evaluation:
     counts: np.ndarray
     num_masked: int
     gallery: tuple[GalleryEntry, ...]
+    found: tuple[ImageDefects, ...] = ()
+    detected: tuple[ImageDefects, ...] | None = None
+    classes: tuple[tuple[str, ...], ...] = ()
+    class_scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +130,43 @@ def evaluate(
     """
     if not samples:
         raise InputError("no images to evaluate: this part of the split is empty")
-    ids, labels, scores = [], [], []
+    ids, labels, scores, classes, class_scores = [], [], [], [], []
     counts, num_masked = np.zeros(3, np.int64), 0
     gallery: list[GalleryEntry] = []
+    found: list[ImageDefects] = []
+    detected: list[ImageDefects] = []
+    settings = {
+        "threshold": calibration.pixel_threshold,
+        "join_distance_px": predictor.config.inference.join_distance_px,
+    }
     for scored in score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
         ids.append(scored.sample.id)
         labels.append(scored.sample.label)
         scores.append(scored.judgement.score)
+        classes.append(scored.sample.classes)
+        class_scores.append(scored.judgement.class_scores)
         if scored.mask is not None:
             counts += pixel_counts(scored.upsampled, scored.mask, calibration.pixel_threshold)
             num_masked += scored.sample.label
+            before = scored.judgement.detected
+            named = None if before is None else scored.judgement.defects
+            found.append(compare(scored.sample, scored.mask, scored.upsampled, predicted=named, **settings))
+            if before is not None:
+                detected.append(compare(scored.sample, scored.mask, before, **settings))
         # Choosing among the chosen and the new is choosing among all: a choice never comes back from being dropped.
         gallery = select_gallery([*gallery, _gallery_entry(scored, calibration.threshold)], size=gallery_size)
-    return Evaluation(tuple(ids), np.array(labels), np.array(scores), counts, num_masked, tuple(gallery))
+    return Evaluation(
+        ids=tuple(ids),
+        labels=np.array(labels),
+        scores=np.array(scores),
+        counts=counts,
+        num_masked=num_masked,
+        gallery=tuple(gallery),
+        found=tuple(found),
+        detected=tuple(detected) or None,
+        classes=tuple(classes),
+        class_scores={name: np.array([row[name] for row in class_scores]) for name in class_scores[0]},
+    )
 
 
 def select_gallery(entries: Iterable[GalleryEntry], *, size: GallerySize) -> list[GalleryEntry]:

@@ -11,15 +11,15 @@ import numpy as np
 
 from jaxdefect import models
 from jaxdefect.config import ClassifierConfig
-from jaxdefect.data import annotation, images
+from jaxdefect.data import images
 from jaxdefect.inference import windows
 from jaxdefect.inference.components import Defect, find_defects
+from jaxdefect.inference.defects import class_of
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Window
 
 FOLDER = "classifier"  # under the detector's run
-UNKNOWN_CLASS = "defect"  # of defects in a data set that names no classes
 _BATCH = 16
 _CROP_FOLDER = "images"
 
@@ -148,7 +148,7 @@ def training_crops(
     crops: list[Crop] = []
     true_labels, true_defects = find_defects(mask, threshold=0.5, join_distance_px=join_distance_px)
     for defect in true_defects:
-        name = _class_of(sample, true_labels == defect.label)
+        name = class_of(sample, true_labels == defect.label)
         crops += [Crop(sample, window, name) for window in _windows(defect.box, image, settings)]
     labels, detected = find_defects(probability, threshold=threshold, join_distance_px=join_distance_px)
     touched = set(np.unique(labels[mask >= 0.5]))
@@ -160,19 +160,6 @@ def training_crops(
     ]
     num_wanted = max(1, len(crops)) - len(false_alarms)
     return crops + false_alarms + list(_background(sample, mask, num_wanted, settings=settings, rng=rng))
-
-
-def _class_of(sample: Sample, region: np.ndarray) -> str:
-    """The class of a true defect: of several masks per class, the one that covers most of it."""
-    if not sample.class_masks:
-        return sample.classes[0] if sample.classes else UNKNOWN_CLASS
-    height, width = images.image_size(sample.image)
-
-    def covered(entry: tuple[str, Any]) -> int:
-        of_class = annotation.load_mask(dataclasses.replace(sample, mask=entry[1]), height=height, width=width)
-        return int((annotation.resize_mask(of_class, *region.shape)[region] >= 0.5).sum())
-
-    return max(sample.class_masks, key=covered)[0]
 
 
 def _background(

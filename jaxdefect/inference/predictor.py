@@ -127,7 +127,13 @@ class Predictor:
         if run.config.data.classes:
             raise InputError(f"{workdir}: a classifier of defects; load the detector that it belongs to")
         if run.config.ensemble.kind != "none":
-            return ensemble.load(cls, run, checkpoint=checkpoint, is_calibrating=is_calibrating)
+            members = {
+                name: cls.load(
+                    ensemble.member_directory(run.workdir, name), checkpoint=checkpoint, is_calibrating=is_calibrating
+                )
+                for name in ensemble.member_classes(run.workdir)
+            }
+            return ensemble.combine(cls, run, members)
         module = models.build(run.config.model)
         variables, step = checkpoints.restore_variables(run.workdir, config=run.config, which=checkpoint)
         calibration = calibrations.load(run.workdir)

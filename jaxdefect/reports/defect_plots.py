@@ -23,7 +23,7 @@ def precision_recall_by_iou(without_class: DefectCurve, with_class: DefectCurve 
       without_class: where the class does not matter; drawn solid.
       with_class: where it must be right too, drawn dashed; None without a classifier.
     """
-    figure, axes = plots._figure("IoU threshold", "precision, recall")
+    figure, axes = plots.new_figure("IoU threshold", "precision, recall")
     suffixes = ("", "") if with_class is None else (", any class", ", right class")
     for curve, style, suffix in zip((without_class, with_class), ("-", "--"), suffixes, strict=True):
         if curve is None:
@@ -36,9 +36,9 @@ def precision_recall_by_iou(without_class: DefectCurve, with_class: DefectCurve 
                 axes.plot(curve.thresholds, values, style, color=color, linewidth=2, label=name + suffix)
     axes.set_ylim(-0.02, 1.04)
     if axes.lines:
-        figure.legend(loc="outside upper center", ncols=2, frameon=False, labelcolor=plots._INK)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False, labelcolor=plots.INK)
     else:
-        axes.text(0.5, 0.5, "needs true or predicted defects", ha="center", transform=axes.transAxes, color=plots._INK)
+        axes.text(0.5, 0.5, "needs true or predicted defects", ha="center", transform=axes.transAxes, color=plots.INK)
     return figure
 
 
@@ -58,7 +58,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
         raise ValueError(
             f"counts of shape {counts.shape} and {len(names)} names: {len(counts)} classes need a name each"
         )
-    figure, axes = plots._figure("predicted", "true")
+    figure, axes = plots.new_figure("predicted", "true")
     count = len(names)
     side = max(3.8, 1.6 + _CELL_INCHES * count)
     figure.set_size_inches(side + 0.6, side)
@@ -68,7 +68,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
         opacity = _MAX_CELL_OPACITY * float(share) ** 0.5
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=opacity, linewidth=0))
         if counts[row, column]:
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=plots._INK)
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=plots.INK)
     is_turned = max(map(len, names)) > _LONGEST_LEVEL_NAME
     axes.set_xticks(range(count), names, rotation=35 if is_turned else 0, ha="right" if is_turned else "center")
     axes.set_yticks(range(count), names)

@@ -10,25 +10,39 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from jaxdefect.data import readers
-from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference import defects
 from jaxdefect.inference.calibration import Calibration
-from jaxdefect.inference.choosing import OnStage, calibrate_run
+from jaxdefect.inference.choosing import OnStage, calibrated
+from jaxdefect.inference.ensemble import MEMBER_THRESHOLD
 from jaxdefect.inference.evaluation import Evaluation, evaluate
-from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.thresholds import best_f1_threshold
 from jaxdefect.metrics.image import image_metrics
 from jaxdefect.metrics.pixel import pixel_f1, pixel_iou
-from jaxdefect.reports import gallery, plots
+from jaxdefect.reports import defect_plots, gallery, plots
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
 
 SPLITS = ("test", "validation", "train")
 _ORACLE_NOTE = "oracle: the best threshold for these very images, chosen with their labels; a bound, not a result"
+_DEFECT_ROWS = {
+    "defects_before_classifier": "defects before the classifier",
+    "defects": "defects",
+    "defects_with_class": "defects with the right class",
+}
+_DEFECT_COLUMNS = {
+    "pixel_precision": "pixel precision",
+    "pixel_recall": "pixel recall",
+    "mean_iou": "mean IoU",
+    "average_recall": "AR",
+    "precision_iou_50": "precision at IoU 0.5",
+    "recall_iou_50": "recall at IoU 0.5",
+}
 # What was trained at some batch size can be evaluated at it; below this a GPU idles between images.
 _MIN_BATCH_SIZE = 4
 
@@ -36,8 +50,7 @@ _MIN_BATCH_SIZE = 4
 def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str | None = None) -> dict[str, Any]:
     """Evaluates a trained run on a part of its split and writes `<workdir>/evaluation/<part>/`.
 
-    The thresholds are those of `calibration.json`; if there are none, or they belong to other weights, they are
-    chosen on the validation images (`calibrate_run`), and written there unless `checkpoint` asked for other weights.
+    The thresholds are those of `calibration.json`, or chosen now (`choosing.calibrated`).
 
     Args:
       workdir: the run's directory.
@@ -53,23 +66,18 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
     run = runs.load(workdir)
     samples = readers.read(run.config.data)
     chosen = select_samples(samples, split=run.split, part=part)
-    predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
     batch_size = max(_MIN_BATCH_SIZE, run.config.training.batch_size)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        calibration = calibrations.load(run.workdir)
-        if calibration is None or calibration.checkpoint_step != predictor.checkpoint_step:
-            calibration = calibrate_run(
-                predictor, samples, split=run.split, batch_size=batch_size, on_stage=_stage_of(progress)
-            )
-            if checkpoint is None:  # the thresholds kept with the run are those of the weights that it selects
-                calibrations.save(calibration, run.workdir)
-        task = progress.add_task(f"Evaluating {part}", total=len(chosen))
+        on_stage = _stage_of(progress)
+        predictor = calibrated(run, checkpoint=checkpoint, batch_size=batch_size, on_stage=on_stage)
+        calibration = predictor.calibration
+        assert calibration is not None
         evaluation = evaluate(
             predictor,
             chosen,
             calibration=calibration,
             batch_size=batch_size,
-            on_progress=lambda num_done: progress.update(task, completed=num_done),
+            on_progress=on_stage(f"Evaluating {part}", len(chosen)),
         )
     metrics = evaluation_metrics(evaluation, calibration, part=part, workdir=run.workdir)
     write_report(
@@ -125,6 +133,7 @@ def evaluation_metrics(
         oracle = {"note": _ORACLE_NOTE}
         oracle |= {key: best[key] for key in ("threshold", "f1", "false_positives", "false_negatives")}
     has_masks = evaluation.num_masked > 0
+    is_classified = evaluation.detected is not None
     return {
         "split": part,
         **image_metrics(labels, scores, threshold=calibration.threshold),
@@ -133,11 +142,45 @@ def evaluation_metrics(
         "pixel_f1": pixel_f1(evaluation.counts) if has_masks else None,
         "pixel_threshold": calibration.pixel_threshold,
         "num_defective_with_mask": evaluation.num_masked,
+        "defects": defects.summary(evaluation.found, with_class=False) if has_masks else None,
+        "defects_with_class": defects.summary(evaluation.found, with_class=True) if is_classified else None,
+        "defects_before_classifier": defects.summary(evaluation.detected, with_class=False)
+        if evaluation.detected is not None
+        else None,
+        "classes": _class_metrics(evaluation),
         "oracle": oracle,
         "checkpoint_step": calibration.checkpoint_step,
         "config": str(Path(workdir) / "config.json"),
         "versions": runs.versions(),
     }
+
+
+def _class_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]] | None:
+    """Image-level figures of each member of an ensemble; an image without the class is good to it."""
+    if not evaluation.class_scores:
+        return None
+    return {
+        name: image_metrics(
+            np.array([name in classes for classes in evaluation.classes], int), scores, threshold=MEMBER_THRESHOLD
+        )
+        for name, scores in evaluation.class_scores.items()
+    }
+
+
+def _figures(evaluation: Evaluation, *, threshold: float) -> dict[str, Figure]:
+    labels, scores = evaluation.labels, evaluation.scores
+    figures = {
+        "precision_recall": plots.precision_recall(labels, scores, threshold=threshold),
+        "score_histogram": plots.score_histogram(labels, scores, threshold=threshold),
+    }
+    if evaluation.num_masked:
+        is_classified = evaluation.detected is not None
+        with_class = defects.curve(evaluation.found, with_class=True) if is_classified else None
+        without = defects.curve(evaluation.found, with_class=False)
+        figures["defects_by_iou"] = defect_plots.precision_recall_by_iou(without, with_class)
+        if is_classified:
+            figures["confusion_matrix"] = defect_plots.confusion_matrix(*defects.confusion(evaluation.found))
+    return figures
 
 
 def report_directory(workdir: Path | str, part: str) -> Path:
@@ -146,7 +189,7 @@ def report_directory(workdir: Path | str, part: str) -> Path:
 
 
 def write_report(evaluation: Evaluation, metrics: dict[str, Any], *, directory: Path, num_channels: int) -> None:
-    """Writes metrics.json, scores.csv, precision_recall.png, score_histogram.png and report.html into `directory`.
+    """Writes metrics.json, scores.csv, report.html and the plots, which it holds too, as PNG into `directory`.
 
     Every file is written under a temporary name and renamed, so that a reader never sees half of one; metrics.json,
     which says that the rest is there, comes last. What an earlier evaluation wrote is replaced.
@@ -154,11 +197,8 @@ def write_report(evaluation: Evaluation, metrics: dict[str, Any], *, directory: 
     Raises:
       InputError: `directory` cannot be written, or an image of the gallery cannot be read any more.
     """
-    labels, scores, threshold = evaluation.labels, evaluation.scores, metrics["threshold"]
-    figures = {
-        "precision_recall": plots.precision_recall(labels, scores, threshold=threshold),
-        "score_histogram": plots.score_histogram(labels, scores, threshold=threshold),
-    }
+    threshold = metrics["threshold"]
+    figures = _figures(evaluation, threshold=threshold)
     cards = [gallery.card(entry, num_channels=num_channels) for entry in evaluation.gallery]
     files = {"scores.csv": scores_csv(evaluation, threshold=threshold).encode()}
     files |= {f"{name}.png": plots.to_png(figure) for name, figure in figures.items()}
@@ -203,6 +243,8 @@ def render_html(metrics: dict[str, Any], cards: Sequence[gallery.Card], *, figur
         cards=cards,
         layout="wide" if is_wide else "compact",
         figures=figures,
+        defect_rows=_DEFECT_ROWS,
+        defect_columns=_DEFECT_COLUMNS,
         notes=_notes(metrics),
     )
 
@@ -231,6 +273,15 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
                 f"{oracle['false_positives']} false alarms",
             ),
         ]
+    for name, title in _DEFECT_ROWS.items():
+        if figures := metrics[name]:
+            text = ", ".join(f"{key.replace('_', ' ')} {_percent(figures[key])}" for key in _DEFECT_COLUMNS)
+            rows.append((title, text))
+    for name, figures in (metrics["classes"] or {}).items():
+        counts = (
+            f"{figures['false_negatives']} of {figures['num_defective']} missed, {figures['false_positives']} wrong"
+        )
+        rows.append((f"class {name}", f"AP {_percent(figures['average_precision'])}, {counts}"))
     for row in rows:
         table.add_row(*row)
     return table

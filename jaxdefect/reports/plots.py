@@ -11,7 +11,7 @@ from sklearn import metrics as sklearn_metrics
 
 GOOD_COLOR, DEFECTIVE_COLOR, THRESHOLD_COLOR = "#2f9e6e", "#e0533d", "#6b7fd7"
 # Stands for the colour of text and axes; as SVG it becomes `currentColor`, so that the page's theme decides.
-_INK = "#454a54"
+INK = "#454a54"
 _NUM_BINS = 40
 _MAX_LINEAR_COUNT = 20
 # What would differ from run to run or points to the network.
@@ -26,10 +26,10 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray, *, threshold: float
       scores: [N] float.
       threshold: images that score at least this are predicted defective.
     """
-    figure, axes = _figure("recall", "precision")
+    figure, axes = new_figure("recall", "precision")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
     if not 0 < np.sum(labels) < len(labels):
-        axes.text(0.5, 0.5, "needs good and defective images", ha="center", va="center", color=_INK)
+        axes.text(0.5, 0.5, "needs good and defective images", ha="center", va="center", color=INK)
         return figure
     precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
     axes.fill_between(recall, precision, step="post", color=THRESHOLD_COLOR, alpha=0.12, linewidth=0)
@@ -38,7 +38,7 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray, *, threshold: float
     if predicted.any():
         point = float(np.sum(labels[predicted]) / np.sum(labels)), float(np.mean(labels[predicted]))
         axes.plot(*point, "o", color=DEFECTIVE_COLOR, markersize=8, label="at the threshold", clip_on=False)
-        axes.legend(loc="lower left", frameon=False, labelcolor=_INK)
+        axes.legend(loc="lower left", frameon=False, labelcolor=INK)
     return figure
 
 
@@ -50,7 +50,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, *, threshold: float)
       scores: [N] float.
       threshold: images that score at least this are predicted defective.
     """
-    figure, axes = _figure("score", "images")
+    figure, axes = new_figure("score", "images")
     low, high = min(scores.min(), threshold), max(scores.max(), threshold)
     margin = 0.02 * (high - low) or 0.01
     edges = np.linspace(low, high, _NUM_BINS + 1) if high > low else np.array([low - margin, high + margin])
@@ -71,7 +71,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, *, threshold: float)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=baseline)
     axes.set_xlim(edges[0] - margin, edges[-1] + margin)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, labelcolor=_INK)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -91,21 +91,21 @@ def to_svg(figure: Figure, *, name: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(data, format="svg", transparent=True, metadata=_NO_METADATA)
     text = data.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
     # Matplotlib names what it draws ("figure_1", "axes_1") alike in every figure.
     return text.replace('<g id="', f'<g id="{name}-').replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     # No pyplot: it keeps figures and picks a backend for the whole process.
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xlabel(x_label, color=_INK)
-    axes.set_ylabel(y_label, color=_INK)
-    axes.tick_params(which="both", colors=_INK, length=3)
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.tick_params(which="both", colors=INK, length=3)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
-    axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
+        spine.set_color(INK)
+    axes.grid(color=INK, alpha=0.15, linewidth=0.6)
     axes.set_axisbelow(True)
     return figure, axes

@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdefect import models
@@ -24,6 +25,7 @@ from jaxdefect.training import checkpoint, runs, state, step, validation
 from jaxdefect.training.logging import CONSOLE, MetricWriter, progress
 from jaxdefect.types import InputError, Sample
 
+_FIRST_IMAGES = 8  # that pretrained weights are fitted to, where their batch norms were folded away
 _ADVICE = "lower config.optimizer.learning_rate or set config.optimizer.gradient_clip, in a new --workdir"
 
 
@@ -72,7 +74,10 @@ def train(config: Config, workdir: Path) -> int:
     """
     with contextlib.ExitStack() as stack:
         session, stages, batches = open_session(config, workdir, stack)
-        start, current = restore_or_init(session, stages)
+        start = session.checkpoints.latest_step() or 0
+        if start:
+            CONSOLE.print(f"resuming after step {start}")
+        current = state_at(session, stages, batches, start=start)
         current = jax.device_put(current, NamedSharding(session.mesh, PartitionSpec()))
         interruption = stack.enter_context(Interruption())
         for stage in stages:
@@ -103,7 +108,7 @@ def open_session(
     run = runs.open_run(workdir, config, samples)
     train_samples = pipeline.training_samples(samples, run.split, config.data)
     steps_per_epoch = config.training.steps_per_epoch or pipeline.steps_per_epoch(
-        sum(sample.label for sample in train_samples), batch_size=config.training.batch_size
+        train_samples, batch_size=config.training.batch_size
     )
     stages = state.stages(config, steps_per_epoch=steps_per_epoch)
     batches = pipeline.training_batches(
@@ -246,14 +251,22 @@ def _validate(session: Session, stage: state.Stage, number: int, current: state.
     return {checkpoint.METRIC: -score if name.endswith("_loss") else score}
 
 
-def restore_or_init(session: Session, stages: tuple[state.Stage, ...]) -> tuple[int, state.TrainState]:
-    """The step reached so far and the state there."""
-    config, latest = session.run.config, session.checkpoints.latest_step()
-    if latest is None:
-        return 0, state.initial_state(session.module, config, stages[0], is_fresh=True)
-    stage = next(stage for stage in stages if stage.start < latest <= stage.end)
-    CONSOLE.print(f"resuming after step {latest}")
-    return latest, session.checkpoints.restore(latest, state.initial_state(session.module, config, stage))
+def state_at(
+    session: Session, stages: tuple[state.Stage, ...], batches: pipeline.Batches, *, start: int
+) -> state.TrainState:
+    """The state after step `start`: the checkpoint's, or a fresh one at 0.
+
+    Raises:
+      InputError: a checkpoint of another architecture, or pretrained weights that are missing or do not fit.
+    """
+    config = session.run.config
+    if start == 0:
+        num_batches = -(-_FIRST_IMAGES // config.training.batch_size)
+        first: Any = [batches[i] for i in range(min(num_batches, len(batches)))]
+        images = np.concatenate([batch["image"] for batch in first])
+        return state.initial_state(session.module, config, stages[0], images=images)
+    stage = next(stage for stage in stages if stage.start < start <= stage.end)
+    return session.checkpoints.restore(start, state.initial_state(session.module, config, stage))
 
 
 def summary(figures: dict[str, float], speed: float) -> str:

@@ -41,7 +41,7 @@ def train(configs: Mapping[Path, Config]) -> int:
         if len({(session.steps_per_epoch, stages[-1].end) for session, stages, _ in opened}) > 1:
             raise InputError("runs with epochs of different lengths cannot be stacked: set training.steps_per_epoch")
         start = _common_start(sessions)
-        current = _stack([_state_at(session, stages, start) for session in sessions])
+        current = _stack([loop.state_at(session, stages, batches, start=start) for session, _, batches in opened])
         mesh = _mesh(len(sessions))
         current = jax.device_put(current, NamedSharding(mesh, PartitionSpec("runs")))
         interruption = stack.enter_context(loop.Interruption())
@@ -80,14 +80,6 @@ def _common_start(sessions: list[loop.Session]) -> int:
     if start:
         CONSOLE.print(f"resuming after step {start}")
     return start
-
-
-def _state_at(session: loop.Session, stages: tuple[state.Stage, ...], start: int) -> state.TrainState:
-    config = session.run.config
-    if start == 0:
-        return state.initial_state(session.module, config, stages[0], is_fresh=True)
-    stage = next(stage for stage in stages if stage.start < start <= stage.end)
-    return session.checkpoints.restore(start, state.initial_state(session.module, config, stage))
 
 
 def _mesh(num_runs: int) -> Mesh:

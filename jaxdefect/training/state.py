@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 
@@ -100,15 +101,23 @@ def merge_params(first: Params, second: Params) -> Params:
     return traverse_util.unflatten_dict({**first, **second}, sep="/")
 
 
-def initial_state(module: nn.Module, config: Config, stage: Stage, *, is_fresh: bool = False) -> TrainState:
-    """Initial variables at the start of `stage`; with `is_fresh` those of the pretrained weights that the config names.
+def initial_state(module: nn.Module, config: Config, stage: Stage, *, images: np.ndarray | None = None) -> TrainState:
+    """The state at the start of `stage`, with initial variables.
+
+    Args:
+      module: the model.
+      config: of the run.
+      stage: to start.
+      images: some training images [B, H, W, C]: start from the pretrained weights that the config names, if any. None:
+        the state is only a template to restore to.
 
     Raises:
       InputError: the file of pretrained weights is missing or does not fit.
     """
     variables = models.init(module, num_channels=config.data.num_channels, seed=config.training.seed)
-    if is_fresh:
+    if images is not None:
         variables = pretrained.load_pretrained(config.model, variables)
+        variables = pretrained.unfold_norms(module, variables, jnp.asarray(images))
     params = variables["params"]
     ema_params = jax.tree.map(jnp.copy, params) if config.training.ema_decay else None
     return _at_start(stage, config, params, variables.get("batch_stats", {}), ema_params)

@@ -236,12 +236,17 @@ def test_splits_that_cannot_serve_are_refused(change: dict, message: str):
         (SplitConfig(num_positives=99), r"config\.split\.num_positives = 99: the training part has only 10"),
         (SplitConfig(num_masks=99), r"config\.split\.num_masks = 99: more masks asked than .*positives \(10\)"),
         (SplitConfig(num_positives=0), "the train part of the split has no positives"),
-        (SplitConfig(test_fraction=0.0), "the test part of the split has no positives"),
     ],
 )
 def test_more_than_there_is_is_refused(config: SplitConfig, message: str):
     with pytest.raises(InputError, match=message):
         splits.make(make_samples(), config)
+
+
+def test_the_test_part_may_be_empty():
+    split = splits.make(make_samples(), SplitConfig(test_fraction=0.0))
+    assert split.test == ()
+    assert len(split.train) + len(split.validation) == 120
 
 
 def test_masks_that_do_not_exist_cannot_be_asked_for():

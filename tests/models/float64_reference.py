@@ -119,8 +119,9 @@ def draw(module: nn.Module, *, num_channels: int = 1) -> dict[str, Any]:
 
 
 def assert_gradients_are_finite(module: nn.Module, *, num_channels: int = 1) -> None:
-    """At the initial values, in training, on noise and on a constant image; and some gradient in every parameter that
-    the "segmentation" output depends on, but for those that a constant cannot reach.
+    """At the initial values, in training, on noise and on constant images; on noise no parameter is left without one.
+
+    Except under the decision network: at this size its last map has one pixel, of which feature norm leaves nothing.
     """
     variables = models.init(module, num_channels=num_channels, seed=0)
     noise = np.random.default_rng(0).uniform(size=(1, 64, 64, num_channels)).astype(np.float32)
@@ -137,7 +138,8 @@ def assert_gradients_are_finite(module: nn.Module, *, num_channels: int = 1) -> 
         gradients = traverse_util.flatten_dict(gradient(variables["params"], image), sep="/")
         assert all(np.isfinite(leaf).all() for leaf in gradients.values())
         if image is noise:
-            assert [path for path, leaf in gradients.items() if not np.any(leaf)] == []
+            unreached = [path for path, leaf in gradients.items() if not np.any(leaf)]
+            assert [path for path in unreached if not path.startswith("decision/")] == []
 
 
 def decision(features: np.ndarray, logit_map: np.ndarray, parameters: dict) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MobileNetV2 against published counts and shapes; its outputs: tests/interop/test_torchvision.py, test_pretrained.py."""
+"""MobileNetV2 against published counts and shapes; its outputs: tests/interop/test_torchvision.py."""
 
 import jax
 import jax.numpy as jnp

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxdefect.data import images
 from jaxdefect.data.readers import files
@@ -68,11 +68,12 @@ def image_path(root: Path, name: str, source: str) -> Path:
     raise InputError(f"{source}: the image {name!r} is neither in {root} nor in {root / 'images'}")
 
 
-def shape(kind: Any, numbers: Sequence[Any], source: str) -> Shape:
+def shape(kind: Literal["polygon", "polyline", "ellipse"], numbers: Sequence[Any], source: str) -> Shape:
     """A checked shape.
 
     Raises:
-      InputError: a number is none, not finite or far outside any image, a point is half, there are too few points, or a radius is not above 0.
+      InputError: a number is none, not finite or far outside any image, a point is half, there are too few points, or
+        a radius is not above 0.
     """
     for number in numbers:
         is_number = isinstance(number, int | float) and not isinstance(number, bool)

@@ -31,7 +31,8 @@ def read(root: Path) -> list[Sample]:
     photographed at all exposures one after the other: pictures of one type, ordered by number, show the same tile as
     long as the exposure rises (and the number does not leap). Series that run at the same time, of two tiles side by
     side or of one tile with two types of defect, become one group, as does a series that is continued under another
-    type. This errs towards too large groups, never towards a tile in two of them. The group is its first picture's id.
+    type. The rule errs towards too large groups rather than a tile in two of them. A group is named after its first
+    picture.
 
     Raises:
       InputError: no images, an image without its mask or the reverse, a name of another pattern, a mask that cannot be

@@ -58,7 +58,6 @@ _RANGES = (  # setting, smallest, largest
     ("training.checkpoint_every_epochs", 1, _HUGE),
     ("training.seed", 0, 2**32 - 1),
     ("inference.join_distance_px", 0, _HUGE),
-    ("classifier.window_px", 32, 1024),
     ("classifier.window_stride_px", 1, 1024),
 )
 
@@ -262,6 +261,10 @@ def _check_ranges(config: Config) -> None:
     data, split, training = config.data, config.split, config.training
 
     check_image_size(*data.image_size, step=config.model.size_step)
+    if config.classifier.is_enabled:
+        side = config.classifier.window_px
+        name = "config.classifier.window_px"
+        check_image_size(side, side, step=config.classifier.model.size_step, setting=name)
     if data.num_channels not in (1, 3):
         raise InputError(f"config.data.num_channels = {data.num_channels}: must be 1 (gray) or 3 (colour)")
     for name, low, high in _RANGES:

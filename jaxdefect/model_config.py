@@ -210,8 +210,8 @@ ModelConfig = (
 )
 
 
-def check_image_size(height: int, width: int, *, step: int = 8) -> None:
-    """Checks a network's input size.
+def check_image_size(height: int, width: int, *, step: int = 8, setting: str = "config.data.image_size") -> None:
+    """Checks a network's input size, which `setting` gives.
 
     Raises:
       InputError: a side is not a multiple of `step` of at least 64; it names the nearest valid size.
@@ -219,6 +219,6 @@ def check_image_size(height: int, width: int, *, step: int = 8) -> None:
     nearest = [max(_MIN_SIZE, round(side / step) * step) for side in (height, width)]
     if [height, width] != nearest:
         raise InputError(
-            f"image size {height}x{width} (height x width; config.data.image_size): both must be multiples of "
+            f"image size {height}x{width} (height x width; {setting}): both must be multiples of "
             f"{step} of at least {_MIN_SIZE}; the nearest valid size is {nearest[0]}x{nearest[1]}"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdefect.config import Config, DataConfig, EnsembleConfig, SplitConfig
-from jaxdefect.data import annotation, pipeline, readers, splits
+from jaxdefect.data import annotation, checks, pipeline, readers, splits
 from jaxdefect.inference import choosing, ensemble, four_stage
 from jaxdefect.inference.evaluation import score
 from jaxdefect.inference.predictor import Predictor
@@ -44,6 +44,7 @@ def train(config: Config, workdir: Path) -> int:
 def _train_ensemble(config: Config, workdir: Path) -> int:
     """One binary detector per class of the training images, each with every other image as good."""
     member_config = dataclasses.replace(config, ensemble=EnsembleConfig())
+    checks.check_writable(workdir)
     runs.check_config(workdir, config)
     samples = readers.read(config.data)
     run = runs.open_run(workdir, config, samples)

@@ -9,8 +9,8 @@ Ours, where neither paper says it: no dropout before the logit; the features at 
 2x2, and the logit is made from those. One departure: the norm of image pooling. Its map has a single pixel, of which
 "feature" norm would leave nothing, so there only the norm's scale and bias are applied.
 
-Train it in float32 when it starts from random weights: with bfloat16 the rounding grows along more than a hundred norms,
-from 1 % after the first block to as large as the logits themselves (measured on noise and on a smooth image).
+Train it in float32 when it starts from random weights: with bfloat16 the rounding grows along more than 100 norms, from
+1 % after the first block to as large as the logits themselves (measured on noise; on a smooth image sooner).
 """
 
 from typing import NamedTuple

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxdefect.model_config import RegressionConfig, check_image_size
 from jaxdefect.models.layers import NORM_EPSILON, score_logit
 
+_MOMENTUM = 0.9  # of the running averages: Flax's 0.99 lags behind for hundreds of steps, and validation with it
 MAX_SEVERITY = 12.0  # of the training targets' range [0, 12]
 _KERNEL_INIT = nn.initializers.xavier_normal()
 
@@ -29,7 +30,9 @@ class Activation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        norm = nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=self.dtype, name="norm")
+        norm = nn.BatchNorm(
+            use_running_average=not train, momentum=_MOMENTUM, epsilon=NORM_EPSILON, dtype=self.dtype, name="norm"
+        )
         return nn.relu(norm(x))
 
 
@@ -82,7 +85,9 @@ class Regression(nn.Module):
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         check_image_size(image.shape[1], image.shape[2], step=config.size_step)
-        norm = nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=dtype, name="input_norm")
+        norm = nn.BatchNorm(
+            use_running_average=not train, momentum=_MOMENTUM, epsilon=NORM_EPSILON, dtype=dtype, name="input_norm"
+        )
         x = norm(image)
         x = nn.relu(nn.Conv(16, (5, 5), dtype=dtype, kernel_init=_KERNEL_INIT, name="conv1")(x))
         x = _pool(x, 2)

@@ -241,7 +241,7 @@ def _validate(session: Session, stage: state.Stage, number: int, current: state.
         images.write_image(folder / f"{i}.png", strip)
         session.writer.image(number, f"validation/{i}", strip)
     CONSOLE.print(
-        f"validation at step {number}: "
+        f"{session.run.workdir.name}: validation at step {number}: "
         + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
     )
     name = session.run.config.training.select_by

@@ -108,12 +108,7 @@ def _train_stage(
 ) -> tuple[int, state.TrainState]:
     """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the states there."""
     config, sharding = sessions[0].run.config, NamedSharding(mesh, PartitionSpec("runs"))
-    compiled = jax.jit(
-        jax.vmap(step.step_function(sessions[0].module, config, stage)),
-        donate_argnums=0,
-        in_shardings=sharding,
-        out_shardings=sharding,
-    )
+    compiled = make_step(sessions[0], stage, mesh)
     readers = [pipeline.iterate(b, start=start, num_workers=config.data.num_workers) for b in batches]
     bar, task = progress(total=stage.end, done=start)
     bar.update(task, description=f"{stage.name} of {len(sessions)}")
@@ -132,7 +127,11 @@ def _train_stage(
                 figures = _flush(sessions)
             if figures is not None:
                 images = (number - since) * config.training.batch_size * len(sessions)
-                bar.update(task, completed=number, figures=loop.summary(figures, images / (time.monotonic() - clock)))
+                speed = images / (time.monotonic() - clock)
+                bar.update(task, completed=number, figures=loop.summary(figures, speed))
+                if is_epoch_end:
+                    where = f"{stage.name} step {number}/{stage.end} epoch {number // sessions[0].steps_per_epoch}"
+                    CONSOLE.print(f"{where}, mean of {len(sessions)}: {loop.summary(figures, speed)}")
             if is_epoch_end or is_stopping:
                 for session, member in zip(sessions, _unstack(current, len(sessions)), strict=True):
                     if is_epoch_end:
@@ -143,6 +142,15 @@ def _train_stage(
             if is_stopping:
                 return number, current
     return stage.end, current
+
+
+def make_step(session: loop.Session, stage: state.Stage, mesh: Mesh) -> step.Step:
+    """Compiles the step of all runs, [R, ...] -> [R, ...], each device computing its own runs; the state is donated."""
+    one = step.step_function(session.module, session.run.config, stage)
+    # By hand: the automatic partitioner cannot part the grouped convolutions that vmap makes.
+    runs = PartitionSpec("runs")
+    parted = jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=(runs, runs), out_specs=runs, check_vma=False)
+    return jax.jit(parted, donate_argnums=0)
 
 
 def _flush(sessions: list[loop.Session]) -> dict[str, float] | None:

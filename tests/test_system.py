@@ -1,0 +1,132 @@
+"""Whole systems, small, trained and evaluated: an ensemble side by side and in turn, and the four stages."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdefect import config as config_lib
+from jaxdefect import system
+from jaxdefect.config import Config
+from jaxdefect.inference.predictor import Predictor
+from jaxdefect.reports.evaluation import run_evaluation
+from jaxdefect.training import runs
+
+SIDE = 96  # of the images
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 surfaces: a third with a bright bar, a third with a dark spot, a third good."""
+    root = tmp_path_factory.mktemp("surfaces")
+    rng = np.random.default_rng(0)
+    rows = ["image,label,mask,classes"]
+    for i in range(36):
+        pixels = rng.normal(120, 8, (SIDE, SIDE))
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        top, left = rng.integers(8, 70, 2)
+        kind = ("bar", "spot", "")[i % 3]
+        if kind == "bar":
+            mask[top : top + 4, left : left + 16] = 255
+            pixels[mask > 0] += 90
+        elif kind == "spot":
+            cv2.circle(mask, (int(left), int(top)), 5, 255, -1)
+            pixels[mask > 0] -= 90
+        cv2.imwrite(str(root / f"{i}.png"), np.clip(pixels, 0, 255).astype(np.uint8))
+        cv2.imwrite(str(root / f"{i}_mask.png"), mask)
+        rows.append(f"{i}.png,{int(bool(kind))},{f'{i}_mask.png' if kind else ''},{kind}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def make_config(folder: Path, **sections) -> Config:
+    values = {
+        "data": {"reader": "folder", "root": str(folder), "image_size": (64, 64)},
+        "split": {"test_fraction": 0.35, "validation_fraction": 0.25},
+        "training": {"epochs": 2, "batch_size": 4},
+        "optimizer": {"name": "adam", "learning_rate": 3e-3},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return config_lib.from_dict(values)
+
+
+def losses(workdir: Path) -> np.ndarray:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return np.array([[line["loss"], line["gradient_norm"]] for line in lines if line["kind"] == "train"])
+
+
+def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Path, tmp_path: Path) -> None:
+    # SGD: Adam's first steps are as long for a gradient of 1e-9 as for one of 1.
+    sections = {
+        "model": {"kernels": "atrous"},
+        "loss": {"balance": "none"},
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
+        "training": {"epochs": 1, "batch_size": 2},
+    }
+    stacked = make_config(folder, ensemble={"kind": "per_class", "training": "stacked"}, **sections)
+    sequential = dataclasses.replace(stacked, ensemble=config_lib.EnsembleConfig("per_class", "sequential"))
+    assert system.train(stacked, tmp_path / "stacked") == 0
+    assert system.train(sequential, tmp_path / "sequential") == 0
+    for name in ("bar", "spot"):
+        first, second = (losses(tmp_path / kind / "members" / name) for kind in ("stacked", "sequential"))
+        np.testing.assert_allclose(first[0], second[0], rtol=1e-5)
+        # A rounding error that switches one ReLU or maximum shows from the second step on.
+        np.testing.assert_allclose(first, second, rtol=1e-2)
+        assert np.ptp(first[:, 0]) > 1e-2
+    # What is trained already is not trained again.
+    before = (tmp_path / "stacked/members/bar/metrics.jsonl").read_text()
+    assert system.train(stacked, tmp_path / "stacked") == 0
+    assert (tmp_path / "stacked/members/bar/metrics.jsonl").read_text() == before
+
+    metrics = run_evaluation(tmp_path / "stacked")
+    assert list(metrics["classes"]) == ["bar", "spot"]
+    assert metrics["threshold"] == 0.5
+    ensemble = Predictor.load(tmp_path / "stacked")
+    members = {name: Predictor.load(tmp_path / "stacked/members" / name) for name in ("bar", "spot")}
+    for i in range(6):
+        image = cv2.imread(str(folder / f"{i}.png"), cv2.IMREAD_GRAYSCALE)
+        alone = {name: member(image) for name, member in members.items()}
+        assert ensemble(image).is_defective == any(prediction.is_defective for prediction in alone.values())
+        (judgement,) = ensemble.judge([image[..., None].astype(np.float32) / 255])
+        for name, prediction in alone.items():
+            assert (judgement.class_scores[name] >= 0.5) == prediction.is_defective
+
+
+def test_four_stages_are_trained_by_one_command_and_judged_with_and_without_the_classifier(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = make_config(
+        folder,
+        data={
+            "reader": "folder",
+            "root": str(folder),
+            "image_size": (64, 64),
+            "fit": "patches",
+            "patch_stride_px": 32,
+            "target": "severity",
+        },
+        model={"architecture": "regression"},
+        loss={"segmentation": "l2", "balance": "none", "decision_weight": 0.0},
+        training={"epochs": 12, "batch_size": 4, "select_by": "segmentation_loss"},
+        inference={"pixel_criterion": "mean_iou", "join_distance_px": 4},
+        classifier={
+            "is_enabled": True,
+            "model": {"depth": 18, "input_norm": "none"},
+            "training": {"epochs": 3, "batch_size": 16, "select_by": "accuracy"},
+        },
+    )
+    assert system.train(config, tmp_path) == 0
+    targets = json.loads((tmp_path / "targets.json").read_text())
+    assert targets["stride"] == 4
+    assert 60 < targets["severity_scale"] < 500  # 90 gray levels apart, both d0 and d1
+    assert runs.load(tmp_path / "classifier").config.data.classes == ("bar", "spot")
+    metrics = run_evaluation(tmp_path)
+    detected, kept = metrics["defects_before_classifier"], metrics["defects"]
+    assert detected["num_true"] == kept["num_true"] == metrics["num_defective"]
+    assert detected["pixel_recall"] > 0.5  # it has learnt to see them
+    assert kept["num_predicted"] <= detected["num_predicted"]
+    assert (tmp_path / "evaluation/test/confusion_matrix.png").stat().st_size > 1000

@@ -111,12 +111,12 @@ def test_four_stages_are_trained_by_one_command_and_judged_with_and_without_the_
         },
         model={"architecture": "regression"},
         loss={"segmentation": "l2", "balance": "none", "decision_weight": 0.0},
-        training={"epochs": 12, "batch_size": 4, "select_by": "segmentation_loss"},
+        training={"epochs": 5, "batch_size": 8, "select_by": "segmentation_loss"},
         inference={"pixel_criterion": "mean_iou", "join_distance_px": 4},
         classifier={
             "is_enabled": True,
             "model": {"depth": 18, "input_norm": "none"},
-            "training": {"epochs": 3, "batch_size": 16, "select_by": "accuracy"},
+            "training": {"epochs": 1, "batch_size": 16, "select_by": "accuracy"},
         },
     )
     assert system.train(config, tmp_path) == 0

@@ -1,5 +1,6 @@
 """What the ImageNet architectures share: how they see an image, and the convolution with batch norm."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -21,6 +22,8 @@ NORM_MOMENTUM = 0.9  # torchvision's 0.1, as Flax counts it
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 Padding = Literal["torch", "tensorflow"]
+Sides = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and of columns
+_FEW_PIXELS = 16
 
 
 def normalize_input(image: jax.Array, kind: InputNorm, *, is_pretrained: bool) -> jax.Array:
@@ -48,6 +51,48 @@ def normalize_input(image: jax.Array, kind: InputNorm, *, is_pretrained: bool) -
     return image
 
 
+def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides) -> jax.Array:
+    """Convolution: image [B, H, W, I], kernel [k, k, I, O], padding of rows and of columns -> [B, h, w, O].
+
+    XLA's CPU backend takes 0.4 s for a 3x3 kernel on a map of 2x2 with 512 channels, a matrix product 3 ms: on maps of
+    few pixels it is one.
+    """
+    directly = functools.partial(_convolve_directly, stride=stride, padding=padding)
+    (top, bottom), (left, right) = padding
+    side, (height, width) = kernel.shape[0], image.shape[1:3]
+    num_pixels = ((height + top + bottom - side) // stride + 1) * ((width + left + right - side) // stride + 1)
+    if side == 1 or num_pixels > _FEW_PIXELS:
+        return directly(image, kernel)
+    by_product = functools.partial(convolve_by_product, stride=stride, padding=padding)
+    return lax.platform_dependent(image, kernel, cpu=by_product, default=directly)
+
+
+def _convolve_directly(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(image, kernel, (stride, stride), padding, dimension_numbers=layout)
+
+
+def convolve_by_product(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides) -> jax.Array:
+    """`convolve` as one matrix product with all that the kernel sees at each place side by side."""
+    side, _, channels, features = kernel.shape
+    padded = jnp.pad(image, ((0, 0), *padding, (0, 0)))
+    last_row, last_column = padded.shape[1] - side, padded.shape[2] - side
+    seen = jnp.concatenate(
+        [
+            padded[:, i : i + last_row + 1 : stride, j : j + last_column + 1 : stride]
+            for i in range(side)
+            for j in range(side)
+        ],
+        axis=-1,
+    )
+    flat = jnp.matmul(
+        seen.reshape(-1, side * side * channels),
+        kernel.reshape(-1, features),
+        preferred_element_type=jnp.float32,
+    )
+    return flat.astype(image.dtype).reshape(*seen.shape[:3], features)
+
+
 class ConvBatchNorm(nn.Module):
     """Convolution without bias, batch norm, activation: [B, H, W, I] -> [B, H/stride, W/stride, features].
 
@@ -73,13 +118,11 @@ class ConvBatchNorm(nn.Module):
         if self.padding == "tensorflow":
             rows, columns = lax.padtype_to_pads(x.shape[1:3], (side, side), (stride, stride), "SAME")
         else:
-            rows = columns = (side // 2, side // 2)
+            rows, columns = (side // 2, side // 2), (side // 2, side // 2)
         if self.is_depthwise:
             x = convolve_depthwise(x, kernel, stride=stride, padding=(rows, columns))
         else:
-            x = lax.conv_general_dilated(
-                x, kernel, (stride, stride), (rows, columns), dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            x = convolve(x, kernel, stride=stride, padding=(rows, columns))
         x = nn.BatchNorm(
             use_running_average=not train,
             momentum=NORM_MOMENTUM,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdefect.models.imagenet import ConvBatchNorm, normalize_input
+from jaxdefect.models.imagenet import ConvBatchNorm, convolve, convolve_by_product, normalize_input
 
 IMAGE = np.random.default_rng(0).uniform(size=(2, 4, 6, 3)).astype(np.float32)
 
@@ -46,3 +46,20 @@ def test_strided_convolution_pads_as_named_and_norm_averages_as_torchvision(padd
     np.testing.assert_allclose(average["mean"], 0.1 * mean, atol=1e-6)
     np.testing.assert_allclose(average["var"], 0.9 + 0.1 * variance, rtol=1e-5)
     assert jnp.all(variables["params"]["norm"]["scale"] == 1)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (7, 2)])
+def test_a_convolution_of_few_pixels_is_a_convolution(side, stride):
+    rng = np.random.default_rng(1)
+    image, kernel = rng.normal(size=(2, 4, 4, 3)), rng.normal(size=(side, side, 3, 5))
+    half = side // 2
+    padded = np.pad(image, ((0, 0), (half, half), (half, half), (0, 0)))
+    count = (4 + 2 * half - side) // stride + 1
+    expected = np.zeros((2, count, count, 5))
+    for row, column in np.ndindex(count, count):
+        seen = padded[:, row * stride : row * stride + side, column * stride : column * stride + side]
+        expected[:, row, column] = np.einsum("bijc,ijco->bo", seen, kernel)
+    settings = {"stride": stride, "padding": ((half, half), (half, half))}
+    for function in (convolve, convolve_by_product):
+        actual = function(jnp.asarray(image, jnp.float32), jnp.asarray(kernel, jnp.float32), **settings)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)

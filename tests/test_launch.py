@@ -38,7 +38,7 @@ def test_from_data_to_predictions(tmp_path: Path) -> None:
         f"--workdir={workdir}",
     )
     text = launch(*train)
-    assert "8 positives (4 with masks)" in text
+    assert "8 positive images (4 with masks)" in text
     assert "resuming after step 16" in launch(*train)  # run again: nothing left to do, and nothing lost
     refused = launch(*train, "--config.optimizer.learning_rate=0.5", code=2)
     assert "config.optimizer.learning_rate: 0.1 -> 0.5" in refused
@@ -74,7 +74,7 @@ QUICKSTART = "--config=configs/quickstart.py"
     ("arguments", "message"),
     [
         (("train", "--workdir=x"), "--config=FILE is missing"),
-        (("train", "--config=configs/quickstrat.py", "--workdir=x"), "no such file; there are: configs/folder.py"),
+        (("train", "--config=configs/quickstrat.py", "--workdir=x"), "no such file; there are: configs/"),
         (("train", "--config=configs/kolektor_joint.py:offical", "--workdir=x"), "must be paper or official"),
         (("train", QUICKSTART), "--workdir=… is missing"),
         (("train", QUICKSTART, "--workdri=x"), "Did you mean: workdir"),

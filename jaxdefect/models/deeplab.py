@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdefect.models.depthwise import convolve_depthwise
 from jaxdefect.models.layers import ConvNorm, Norm
 from jaxdefect.models.unet import block_mean, normalize
 
@@ -35,24 +36,6 @@ class Options(NamedTuple):
     norm: Norm = "batch"
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
     dtype: jnp.dtype = jnp.float32
-
-
-def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """Every channel with its own kernel: [B, H, W, C], [k, k, 1, C] with odd k -> [B, H/stride, W/stride, C].
-
-    Padded by k // 2 taps on every side. Summed over the taps in float32: elementwise work that XLA fuses, 30 to 150
-    times as fast with its gradients on a CPU as XLA's grouped convolution.
-    """
-    side, (height, width) = kernel.shape[0], x.shape[1:3]
-    margin = dilation * (side // 2)
-    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    total = jnp.zeros((), jnp.float32)
-    for i in range(side):
-        for j in range(side):
-            rows = slice(i * dilation, i * dilation + height, stride)
-            columns = slice(j * dilation, j * dilation + width, stride)
-            total = total + padded[:, rows, columns].astype(jnp.float32) * kernel[i, j, 0].astype(jnp.float32)
-    return total.astype(x.dtype)
 
 
 class SeparableConv(nn.Module):

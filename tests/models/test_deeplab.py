@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from jaxdefect import models
 from jaxdefect.model_config import SegDecConfig
@@ -63,24 +62,6 @@ def test_xception_has_65_convolutions():
     kernels = [path for path in paths if "/xception/" in path and path.endswith(("stem1/kernel", "stem2/kernel"))]
     separables = {path: leaf for path, leaf in paths.items() if "/xception/" in path and path.endswith("/depthwise")}
     assert len(kernels) + sum(leaf.shape[0] if leaf.ndim == 5 else 1 for leaf in separables.values()) == 65
-
-
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 6)])
-def test_depthwise_convolution_is_the_grouped_one(stride, dilation):
-    rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 8, 10, 5)).astype(np.float32), rng.normal(size=(3, 3, 1, 5)).astype(np.float32)
-    value = deeplab.convolve_depthwise(jnp.asarray(x), jnp.asarray(kernel), stride=stride, dilation=dilation)
-    padding = ((dilation, dilation), (dilation, dilation))
-    expected = lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=5,
-    )
-    np.testing.assert_allclose(value, expected, atol=1e-5)
 
 
 def norm(x: np.ndarray, where: dict) -> np.ndarray:

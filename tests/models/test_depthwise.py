@@ -8,19 +8,23 @@ import pytest
 from jaxdefect.models import depthwise
 
 CASES = {
-    "stride 1": (1, ((1, 1), (1, 1))),
-    "stride 2, torch": (2, ((1, 1), (1, 1))),
-    "stride 2, tensorflow": (2, ((0, 1), (0, 1))),
-    "uneven": (2, ((1, 0), (0, 2))),
+    "stride 1": (1, 1, ((1, 1), (1, 1))),
+    "stride 2, torch": (2, 1, ((1, 1), (1, 1))),
+    "stride 2, tensorflow": (2, 1, ((0, 1), (0, 1))),
+    "uneven": (2, 1, ((1, 0), (0, 2))),
+    "dilation 3": (1, 3, ((3, 3), (3, 3))),
+    "both, uneven": (2, 2, ((2, 1), (0, 3))),
 }
 
 
-def reference(x: np.ndarray, kernel: np.ndarray, stride: int, padding: depthwise.Padding) -> np.ndarray:
+def reference(x: np.ndarray, kernel: np.ndarray, stride: int, dilation: int, padding: depthwise.Padding) -> np.ndarray:
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
-    height, width = ((length - 3) // stride + 1 for length in padded.shape[1:3])
+    reach = 2 * dilation + 1
+    height, width = ((length - reach) // stride + 1 for length in padded.shape[1:3])
     result = np.zeros((x.shape[0], height, width, x.shape[3]))
     for row, column in np.ndindex(height, width):
-        window = padded[:, row * stride : row * stride + 3, column * stride : column * stride + 3]
+        top, left = row * stride, column * stride
+        window = padded[:, top : top + reach : dilation, left : left + reach : dilation]
         result[:, row, column] = (window * kernel[:, :, 0]).sum((1, 2))
     return result
 
@@ -28,15 +32,16 @@ def reference(x: np.ndarray, kernel: np.ndarray, stride: int, padding: depthwise
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("formulation", [depthwise.convolve_by_taps, depthwise.convolve_directly])
 def test_values_and_gradients_match_a_loop(case, formulation):
-    stride, padding = CASES[case]
+    stride, dilation, padding = settings = CASES[case]
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 6, 8, 3)), rng.normal(size=(3, 3, 1, 3))
-    expected = reference(x, kernel, stride, padding)
+    expected = reference(x, kernel, *settings)
     cotangent = rng.normal(size=expected.shape)
+    options = {"stride": stride, "dilation": dilation, "padding": padding}
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        value, pull = jax.vjp(lambda x, kernel: formulation(x, kernel, stride=stride, padding=padding), x, kernel)
+        value, pull = jax.vjp(lambda x, kernel: formulation(x, kernel, **options), x, kernel)
         return value, pull(cotangent)
 
     value, gradients = run(*(np.float32(a) for a in (x, kernel, cotangent)))
@@ -44,9 +49,7 @@ def test_values_and_gradients_match_a_loop(case, formulation):
     # The convolution is linear in each argument: its derivative along a direction is its value there.
     for argument, gradient in enumerate(gradients):
         direction = rng.normal(size=gradient.shape)
-        along = (
-            reference(direction, kernel, stride, padding) if argument == 0 else reference(x, direction, stride, padding)
-        )
+        along = reference(direction, kernel, *settings) if argument == 0 else reference(x, direction, *settings)
         assert np.sum(np.float64(gradient) * direction) == pytest.approx(np.sum(cotangent * along), rel=1e-4, abs=1e-4)
 
 
@@ -69,7 +72,7 @@ def test_a_stack_of_models_and_bfloat16():
 
 def test_on_a_cpu_it_is_summed_by_taps():
     x, kernel = jnp.zeros((1, 8, 8, 2)), jnp.zeros((3, 3, 1, 2))
-    options = {"stride": 2, "padding": ((1, 1), (1, 1))}
+    options = {"stride": 2, "dilation": 1, "padding": ((1, 1), (1, 1))}
     texts = [
         jax.jit(lambda x, kernel, run=run: run(x, kernel, **options)).lower(x, kernel).as_text()
         for run in (depthwise.convolve_depthwise, depthwise.convolve_directly)

@@ -1,12 +1,11 @@
 """The configuration: frozen dataclasses, filled from a config file and checked, so that a typo is an error."""
 
 import dataclasses
-import functools
-import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxdefect import structure
+from jaxdefect.config_checks import check_ranges, refuse
 from jaxdefect.model_config import (
     MobileNetV2Config,
     ModelConfig,
@@ -17,49 +16,8 @@ from jaxdefect.model_config import (
 )
 from jaxdefect.types import InputError
 
-_HUGE = 2**40
-_RANGES = (  # setting, smallest, largest
-    ("data.dilation_px", 0, 1000),
-    ("data.distance_power", 0, 100),
-    ("data.distance_weight_max", 0, sys.float_info.max),
-    ("data.num_workers", 0, 1000),
-    ("data.augment.affine_degrees", 0, 180),
-    ("data.augment.affine_scale", 0, 0.9),
-    ("data.augment.affine_shift", 0, 1),
-    ("data.augment.brightness", 0, 1),
-    ("data.augment.contrast", 0, 1),
-    ("data.augment.noise", 0, 1),
-    ("split.num_folds", 2, 1000),
-    ("split.num_positives", -1, _HUGE),
-    ("split.num_masks", -1, _HUGE),
-    ("split.test_fraction", 0, 0.99),
-    ("split.validation_fraction", 0, 0.99),
-    ("data.patch_stride_px", 1, _HUGE),
-    ("model.num_first_convs", 1, 10),
-    ("model.num_classes", 2, _HUGE),
-    ("model.threshold", 0, 1),
-    ("model.attention_reduction", 1, 64),
-    ("loss.decision_weight", 0, sys.float_info.max),
-    ("loss.positive_weight", sys.float_info.min, sys.float_info.max),
-    ("loss.undisputed_power", 0, 100),
-    ("loss.decay_rate", 0, 1),
-    ("loss.decay_feedback", 0, sys.float_info.max),
-    ("optimizer.learning_rate", sys.float_info.min, sys.float_info.max),
-    ("optimizer.warmup_steps", 0, _HUGE),
-    ("optimizer.momentum", 0, 1),
-    ("optimizer.weight_decay", 0, sys.float_info.max),
-    ("optimizer.gradient_clip", 0, sys.float_info.max),
-    ("training.epochs", 1, _HUGE),
-    ("training.steps_per_epoch", 0, _HUGE),
-    ("training.patience_epochs", 0, _HUGE),
-    ("training.batch_size", 1, _HUGE),
-    ("training.ema_decay", 0, 1 - sys.float_info.epsilon),
-    ("training.validate_every_epochs", 1, _HUGE),
-    ("training.checkpoint_every_epochs", 1, _HUGE),
-    ("training.seed", 0, 2**32 - 1),
-    ("inference.join_distance_px", 0, _HUGE),
-    ("classifier.window_stride_px", 1, 1024),
-)
+_CLASSIFIERS = (ResNetConfig, MobileNetV2Config)  # of whole images; they have no map
+_TRAINED_DECISIONS = (SegDecConfig, *_CLASSIFIERS)  # of the others the score is a function of the map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +66,8 @@ class DataConfig:
         "labelme",
     ] = "folder"
     root: str = ""
-    image_size: tuple[int, int] = (256, 1600)  # network input, height x width, divisible by 8
+    # Network input, height x width; both at least 64 and multiples of 4 to 32, by architecture (its `size_step`).
+    image_size: tuple[int, int] = (256, 1600)
     num_channels: int = 1  # 1: gray, 3: colour
     # "resize": the image is resized to image_size; "patches": it keeps its size, and the network sees overlapping
     # patches of image_size, in training and in use.
@@ -241,14 +200,35 @@ class Config:
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
 
 
+def complete(values: Mapping[str, Any]) -> Config:
+    """Builds a `Config` from nested mappings; what is not named keeps its default.
+
+    For settings that are still to be overridden, and of a network alone; `from_dict` checks more.
+
+    Raises:
+      InputError: an unknown key (with the nearest name), or a value of another type.
+    """
+    return structure.build(Config, values, "config")
+
+
 def from_dict(values: Mapping[str, Any]) -> Config:
     """Builds a checked `Config` from nested mappings; what is not named keeps its default.
 
     Raises:
-      InputError: an unknown key (with the nearest name), a value of another type, or one out of range.
+      InputError: as `complete`; a number out of range; or settings that contradict each other.
     """
-    config = structure.build(Config, values, "config")
-    _check_ranges(config)
+    config = complete(values)
+    check_ranges(config)
+    for check in (
+        _check_sizes,
+        _check_split,
+        _check_loss,
+        _check_architecture,
+        _check_two_stage,
+        _check_ensemble,
+        _check_classifier,
+    ):
+        check(config)
     return config
 
 
@@ -257,50 +237,149 @@ def to_dict(config: Config) -> dict[str, Any]:
     return structure.plain(dataclasses.asdict(config))
 
 
-def _check_ranges(config: Config) -> None:
-    data, split, training = config.data, config.split, config.training
-
+def _check_sizes(config: Config) -> None:
+    data = config.data
     check_image_size(*data.image_size, step=config.model.size_step)
-    if config.classifier.is_enabled:
-        side = config.classifier.window_px
-        name = "config.classifier.window_px"
-        check_image_size(side, side, step=config.classifier.model.size_step, setting=name)
     if data.num_channels not in (1, 3):
         raise InputError(f"config.data.num_channels = {data.num_channels}: must be 1 (gray) or 3 (colour)")
-    for name, low, high in _RANGES:
-        value = functools.reduce(lambda part, key: getattr(part, key, None), name.split("."), config)
-        if value is None:  # a setting of another architecture
-            continue
-        if not low <= value <= high:
-            at_least = "above 0" if 0 < low < 1 else f"{low:g} or more"
-            wanted = f"between {low:g} and {high:g}" if high < _HUGE else at_least
-            raise InputError(f"config.{name} = {value!r}: must be {wanted}")
+    side = min(data.image_size)
+    if data.fit == "patches" and data.patch_stride_px > side:
+        raise InputError(
+            f"config.data.patch_stride_px = {data.patch_stride_px}: would leave gaps between patches of "
+            f"config.data.image_size = {data.image_size}; must be at most {side}"
+        )
+
+
+def _check_split(config: Config) -> None:
+    split = config.split
     if 0 <= split.num_positives < split.num_masks:
         raise InputError(
             f"config.split.num_masks = {split.num_masks}: more masks asked than positives "
             f"(config.split.num_positives = {split.num_positives}); lower one or raise the other"
         )
-    is_regression = isinstance(config.model, RegressionConfig)
-    if {is_regression} != {data.target == "severity", config.loss.segmentation == "l2"}:
+
+
+def _check_loss(config: Config) -> None:
+    target, loss, model = config.data.target, config.loss, config.model
+    if {isinstance(model, RegressionConfig)} != {target == "severity", loss.segmentation == "l2"}:
         raise InputError(
-            f"config.data.target = {data.target!r}, config.loss.segmentation = {config.loss.segmentation!r} and "
-            f"config.model.architecture = {config.model.architecture!r}: the architecture 'regression' learns the "
+            f"config.data.target = {target!r}, config.loss.segmentation = {loss.segmentation!r} and "
+            f"config.model.architecture = {model.architecture!r}: the architecture 'regression' learns the "
             "target 'severity' with the loss 'l2', the others do not"
         )
-    if config.inference.decision == "logistic" and isinstance(config.model, ResNetConfig | MobileNetV2Config):
-        raise InputError("config.inference.decision = 'logistic': a classifier has no map to fit it on")
-    if training.patience_epochs and training.stages == "two_stage":
-        raise InputError("config.training.patience_epochs: cannot be used with config.training.stages = 'two_stage'")
-    if training.stages == "joint":
+    kind, power, weight = loss.segmentation, loss.undisputed_power, loss.positive_weight
+    refuse(
+        f"loss.segmentation = {kind!r}",
+        (power > 0 and kind == "l2", f"loss.undisputed_power = {power}", "nobody disputes a severity: set it to 0"),
+        (weight != 1 and kind != "bce", f"loss.positive_weight = {weight}", "it is of the cross-entropy: set it to 1"),
+    )
+    is_decision_weighed = loss.balance != "none" or loss.decision_weight > 0
+    refuse(
+        f"model.architecture = {model.architecture!r}",
+        (
+            is_decision_weighed and not isinstance(model, _TRAINED_DECISIONS),
+            f"loss.balance = {loss.balance!r}, config.loss.decision_weight = {loss.decision_weight}",
+            "it trains no decision beside the segmentation: set config.loss.balance = 'none' and "
+            "config.loss.decision_weight = 0",
+        ),
+    )
+
+
+def _check_architecture(config: Config) -> None:
+    """What only classifiers of whole images have, and what they lack."""
+    classes, model, select_by = config.data.classes, config.model, config.training.select_by
+    name = f"model.architecture = {model.architecture!r}"
+    if not isinstance(model, _CLASSIFIERS):
+        refuse(
+            name,
+            (
+                bool(classes),
+                f"data.classes = {classes!r}",
+                "leave them empty; to tell them apart, use config.ensemble.kind = 'per_class' or config.classifier",
+            ),
+            (select_by == "accuracy", "training.select_by = 'accuracy'", "use 'average_precision'"),
+        )
         return
-    if not isinstance(config.model, SegDecConfig):
+    # `system.py` writes such a config for the fourth stage.
+    if not classes or model.num_classes != len(classes) + 1:
+        raise InputError(
+            f"config.{name}, config.model.num_classes = {model.num_classes}, config.data.classes = {classes!r}: a "
+            "classifier needs the names of its classes and one output more, for good; to classify defects, use "
+            "config.classifier of a detector, which sets both itself"
+        )
+    is_logistic = config.inference.decision == "logistic"
+    is_by_map = select_by == "segmentation_loss"
+    refuse(
+        name,
+        (is_logistic, "inference.decision = 'logistic'", "a classifier has no map to fit it on: use 'network'"),
+        (is_by_map, "training.select_by = 'segmentation_loss'", "a classifier has no segmentation: use 'accuracy'"),
+    )
+
+
+def _check_two_stage(config: Config) -> None:
+    training, model = config.training, config.model
+    if training.stages != "two_stage":
+        return
+    patience, is_by_map = training.patience_epochs, training.select_by == "segmentation_loss"
+    refuse(
+        "training.stages = 'two_stage'",
+        (patience > 0, f"training.patience_epochs = {patience}", "set it to 0"),
+        (is_by_map, "training.select_by = 'segmentation_loss'", "the second stage keeps it: use 'average_precision'"),
+    )
+    if not isinstance(model, SegDecConfig):
         raise InputError(
             "config.training.stages = 'two_stage': only the architecture 'segdec' has a decision network to train "
-            f"second; {config.model.architecture!r} has none"
+            f"second; {model.architecture!r} has none"
         )
-    if config.model.norm == "batch" or config.model.segmentation != "segdec":
+    if model.norm == "batch" or model.segmentation != "segdec":
         raise InputError(
-            f"config.model.norm = {config.model.norm!r}, config.model.segmentation = {config.model.segmentation!r}: "
+            f"config.model.norm = {model.norm!r}, config.model.segmentation = {model.segmentation!r}: "
             "the running averages of a frozen segmentation network with batch norm would move on; use 'feature' and "
             "'segdec' with config.training.stages = 'two_stage'"
         )
+
+
+def _check_ensemble(config: Config) -> None:
+    if config.ensemble.kind == "none":
+        return
+    patience, architecture = config.training.patience_epochs, config.model.architecture
+    refuse(
+        f"ensemble.kind = {config.ensemble.kind!r}",
+        (config.inference.decision == "logistic", "inference.decision = 'logistic'", "use 'network'"),
+        (config.data.fit == "patches", "data.fit = 'patches'", "use 'resize'"),
+        (config.classifier.is_enabled, "classifier.is_enabled = True", "set it to False"),
+        (isinstance(config.model, _CLASSIFIERS), f"model.architecture = {architecture!r}", "use that of a detector"),
+        (
+            patience > 0 and config.ensemble.training == "stacked",
+            f"training.patience_epochs = {patience}",
+            "detectors with config.ensemble.training = 'stacked' end together: set it to 0 or that to 'sequential'",
+        ),
+    )
+
+
+def _check_classifier(config: Config) -> None:
+    """The classifier of defects: its own sections, and whether the detector can be followed by one."""
+    classifier, architecture = config.classifier, config.model.architecture
+    stages, select_by = classifier.training.stages, classifier.training.select_by
+    if stages != "joint":
+        raise InputError(f"config.classifier.training.stages = {stages!r}: a classifier trains in one; use 'joint'")
+    if select_by not in ("accuracy", "average_precision"):
+        raise InputError(
+            f"config.classifier.training.select_by = {select_by!r}: a classifier has no segmentation; use 'accuracy' "
+            "or 'average_precision'"
+        )
+    if not classifier.is_enabled:
+        return
+    side, name = classifier.window_px, "config.classifier.window_px"
+    check_image_size(side, side, step=classifier.model.size_step, setting=name)
+    is_resized, is_logistic = config.data.fit != "patches", config.inference.decision == "logistic"
+    refuse(
+        "classifier.is_enabled = True",
+        (is_resized, f"data.fit = {config.data.fit!r}", "its windows are at the image's own scale: use 'patches'"),
+        (is_logistic, "inference.decision = 'logistic'", "the classifier changes the map it judges: use 'network'"),
+        (
+            isinstance(config.model, _TRAINED_DECISIONS),
+            f"model.architecture = {architecture!r}",
+            "its decision would be thrown away: use one that decides by its map, such as 'regression'",
+        ),
+    )

@@ -65,7 +65,7 @@ def overlay(image: np.ndarray, probability: np.ndarray, *, threshold: float = 0.
 
 
 def validation_strip(
-    image: np.ndarray, mask: np.ndarray, probability: np.ndarray, *, threshold: float = 0.5
+    image: np.ndarray, mask: np.ndarray, probability: np.ndarray, *, threshold: float = 0.5, stride: int = 8
 ) -> np.ndarray:
     """Image, annotation and predicted map in one picture: side by side for a tall image, stacked for a wide one.
 
@@ -74,6 +74,7 @@ def validation_strip(
       mask: [h, w] or [h, w, 1] in [0, 1], at the network's output resolution or at image size.
       probability: [h, w] or [h, w, 1] in [0, 1], likewise.
       threshold: where the contours are drawn in the map.
+      stride: of both, as `map_to_image_size` takes it.
 
     Returns:
       [3 H + 8, W, 3] or [H, 3 W + 8, 3] uint8, RGB.
@@ -81,7 +82,12 @@ def validation_strip(
     height, width = image.shape[:2]
     gray = cv2.cvtColor(to_gray_uint8(image), cv2.COLOR_GRAY2RGB)
     annotation, prediction = (
-        overlay(image, _two_dimensional(plane), threshold=threshold) for plane in (mask, probability)
+        overlay(
+            image,
+            map_to_image_size(_two_dimensional(plane).astype(np.float32), height, width, stride=stride),
+            threshold=threshold,
+        )
+        for plane in (mask, probability)
     )
     axis = 1 if height >= width else 0
     line_shape = (height, _SEPARATOR_PX, 3) if axis == 1 else (_SEPARATOR_PX, width, 3)

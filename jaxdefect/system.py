@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdefect.config import Config, DataConfig, EnsembleConfig, SplitConfig
+from jaxdefect import models
+from jaxdefect.config import Config, DataConfig, EnsembleConfig, LossConfig, SplitConfig
 from jaxdefect.data import annotation, checks, pipeline, readers, splits
 from jaxdefect.inference import choosing, ensemble, four_stage
 from jaxdefect.inference.evaluation import score
 from jaxdefect.inference.predictor import Predictor
-from jaxdefect.training import loop, runs, stacked
+from jaxdefect.models import pretrained
+from jaxdefect.training import checkpoint, loop, runs, stacked
 from jaxdefect.training.logging import CONSOLE
 from jaxdefect.types import InputError, Sample, Split
 
@@ -35,6 +37,8 @@ def train(config: Config, workdir: Path) -> int:
     """
     if config.ensemble.kind == "per_class":
         return _train_ensemble(config, workdir)
+    if config.classifier.is_enabled:
+        _check_classifier(config)
     code = loop.train(config, workdir)
     if code == 0 and config.classifier.is_enabled:
         return _train_classifier(config, workdir)
@@ -43,7 +47,6 @@ def train(config: Config, workdir: Path) -> int:
 
 def _train_ensemble(config: Config, workdir: Path) -> int:
     """One binary detector per class of the training images, each with every other image as good."""
-    member_config = dataclasses.replace(config, ensemble=EnsembleConfig())
     checks.check_writable(workdir)
     runs.check_config(workdir, config)
     samples = readers.read(config.data)
@@ -55,74 +58,90 @@ def _train_ensemble(config: Config, workdir: Path) -> int:
             "config.ensemble.kind = 'per_class': no training image has a class; the reader must give classes (for a "
             "plain folder: the column classes of labels.csv)"
         )
-    splits_by_class = {name: _split_of_class(run.split, samples, name) for name in classes}
+    parts = {name: _part_of_class(run.split, samples, name) for name in classes}
     # Members share the length of an epoch, so that they can be trained side by side.
-    train_samples = {
-        name: _train_samples(member_config, samples, split, name) for name, split in splits_by_class.items()
-    }
     steps_per_epoch = config.training.steps_per_epoch or max(
-        pipeline.steps_per_epoch(of_class, batch_size=config.training.batch_size) for of_class in train_samples.values()
-    )
-    members = {}
-    for name, split in splits_by_class.items():
-        directory = ensemble.member_directory(workdir, name)
-        directory.mkdir(parents=True, exist_ok=True)
-        splits.save(split, directory / _MANIFEST)
-        members[directory] = dataclasses.replace(
-            member_config,
-            data=dataclasses.replace(config.data, only_class=name),
-            split=SplitConfig(kind="manifest", path=str(directory / _MANIFEST)),
-            training=dataclasses.replace(config.training, steps_per_epoch=steps_per_epoch),
+        pipeline.steps_per_epoch(
+            pipeline.training_samples(part.samples, part.split, config.data), batch_size=config.training.batch_size
         )
+        for part in parts.values()
+    )
+    member = dataclasses.replace(
+        config,
+        ensemble=EnsembleConfig(),
+        training=dataclasses.replace(config.training, steps_per_epoch=steps_per_epoch),
+    )
+    directories = {ensemble.member_directory(workdir, name): name for name in classes}
+    configs = {
+        directory: dataclasses.replace(member, data=dataclasses.replace(config.data, only_class=name))
+        for directory, name in directories.items()
+    }
     CONSOLE.print(f"{workdir}: an ensemble of {len(classes)} detectors, for {', '.join(classes)}")
     if config.ensemble.training == "stacked":
-        return stacked.train(members)
-    for directory, member in members.items():
-        if code := loop.train(member, directory):
+        return stacked.train(configs, parts={directory: parts[name] for directory, name in directories.items()})
+    for directory, name in directories.items():
+        if code := loop.train(configs[directory], directory, part=parts[name]):
             return code
     return 0
 
 
-def _split_of_class(split: Split, samples: Sequence[Sample], name: str) -> Split:
-    """The ensemble's split as the member for one class has it: only its own positives can carry masks."""
-    positive = {sample.id for sample in samples if name in sample.classes}
-    masked = tuple(id for id in split.masked if id in positive)
-    return dataclasses.replace(split, masked=masked, source=f"{split.source}, class {name}")
-
-
-def _train_samples(config: Config, samples: Sequence[Sample], split: Split, name: str) -> list[Sample]:
+def _part_of_class(split: Split, samples: Sequence[Sample], name: str) -> loop.Part:
+    """The data as the member for one class sees it: only its own positives can carry masks."""
     of_class = [annotation.of_class(sample, name) for sample in samples]
-    return pipeline.training_samples(of_class, split, config.data)
+    positive = {sample.id for sample in of_class if sample.label}
+    masked = tuple(id for id in split.masked if id in positive)
+    return loop.Part(of_class, dataclasses.replace(split, masked=masked, source=f"{split.source}, class {name}"))
 
 
 def _train_classifier(config: Config, workdir: Path) -> int:
     """Stage 4, on the windows that the finished detector gives reason to look at."""
     directory = four_stage.classifier_directory(workdir)
-    if not (directory / _MANIFEST).exists():  # written last
+    manifest = directory / _MANIFEST
+    if not manifest.exists():  # written last
         _write_classifier_data(config, workdir, directory)
-    data = DataConfig(
+    data = dataclasses.replace(_classifier_data(config), root=str(directory / _CROPS))
+    samples = readers.read(data)
+    classes = tuple(sorted({name for sample in samples for name in sample.classes}))
+    # The path is not part of the config: the run may be moved.
+    own = _classifier_config(config, classes)
+    return loop.train(own, directory, part=loop.Part(samples, splits.load(manifest)))
+
+
+def _classifier_data(config: Config) -> DataConfig:
+    return DataConfig(
         reader="folder",
-        root=str(directory / _CROPS),
+        root=_CROPS,
         image_size=(config.classifier.window_px, config.classifier.window_px),
         num_channels=config.data.num_channels,
         augment=config.classifier.augment,
     )
-    classes = tuple(sorted({name for sample in readers.read(data) for name in sample.classes}))
-    classifier = Config(
-        data=dataclasses.replace(data, classes=classes),
-        split=SplitConfig(kind="manifest", path=str(directory / _MANIFEST)),
+
+
+def _classifier_config(config: Config, classes: tuple[str, ...]) -> Config:
+    """The config of the classifier's run."""
+    return Config(
+        data=dataclasses.replace(_classifier_data(config), classes=classes),
+        split=SplitConfig(kind="manifest", path=_MANIFEST),
         model=dataclasses.replace(config.classifier.model, num_classes=len(classes) + 1),
+        loss=LossConfig(balance="none"),
         optimizer=config.classifier.optimizer,
         training=config.classifier.training,
     )
-    return loop.train(classifier, directory)
+
+
+def _check_classifier(config: Config) -> None:
+    """Finds what is wrong with the classifier's settings before its detector is trained.
+
+    Raises:
+      InputError: its pretrained weights are missing or do not fit.
+    """
+    own = _classifier_config(config, ("defect",))
+    wanted = checkpoint.template(models.build(own.model), own)
+    pretrained.load_pretrained(own.model, wanted, setting="config.classifier.model")
 
 
 def _write_classifier_data(config: Config, workdir: Path, directory: Path) -> None:
-    """Cuts the windows of the training and the validation images, and splits them as the images are.
-
-    Without validation images every fifth training group serves to choose the classifier's checkpoint.
-    """
+    """Cuts the windows of the training and the validation images, and splits them as the images are."""
     run = runs.load(workdir)
     samples = readers.read(config.data)
     predictor = Predictor.load(workdir, is_calibrating=True, stages="detector")
@@ -130,20 +149,30 @@ def _write_classifier_data(config: Config, workdir: Path, directory: Path) -> No
         calibration = choosing.calibrate_run(predictor, samples, split=run.split, batch_size=_BATCH)
         by_id = {sample.id: sample for sample in samples}
         masked = frozenset(run.split.masked)
-        parts = {
-            "train": [by_id[id] for id in run.split.train if id in masked or by_id[id].label == 0],
-            "validation": [by_id[id] for id in run.split.validation if by_id[id].label == 0 or by_id[id].mask],
-        }
-        groups = {part: {sample.group for sample in chosen} for part, chosen in parts.items()}
-        if not groups["validation"]:
-            groups["validation"] = set(sorted(groups["train"])[::5])
-        crops = _crops(predictor, [*parts["train"], *parts["validation"]], config, calibration.pixel_threshold)
+        train = [by_id[id] for id in run.split.train if id in masked or by_id[id].label == 0]
+        validation = [by_id[id] for id in run.split.validation if by_id[id].label == 0 or by_id[id].mask is not None]
+        crops = _crops(predictor, [*train, *validation], config, calibration.pixel_threshold)
         written = four_stage.write_crops(crops, directory / _CROPS)
-    train = tuple(sample.id for sample in written if sample.group not in groups["validation"])
-    validation = tuple(sample.id for sample in written if sample.group in groups["validation"])
-    splits.save(Split(train, validation, (), (), source=f"windows of {workdir}"), directory / _MANIFEST)
+    split = split_windows(written, {sample.group for sample in validation}, source=f"windows of {workdir}")
+    splits.save(split, directory / _MANIFEST)
     num_defects = sum(sample.label for sample in written)
     CONSOLE.print(f"{directory}: {num_defects} windows over true defects, {len(written) - num_defects} over none")
+
+
+def split_windows(windows: Sequence[Sample], validation_groups: set[str], *, source: str) -> Split:
+    """Windows to train on and to choose the classifier's checkpoint by.
+
+    Where the validation images do not show both, defects and none, every fifth group with a defect validates instead;
+    if that leaves one of the two without both, there is no validation.
+    """
+    fifth = set(sorted({window.group for window in windows if window.label})[::5])
+    for groups in (validation_groups, fifth):
+        validation = [window for window in windows if window.group in groups]
+        train = [window for window in windows if window.group not in groups]
+        if all({window.label for window in part} == {0, 1} for part in (train, validation)):
+            ids = (tuple(window.id for window in part) for part in (train, validation))
+            return Split(*ids, test=(), masked=(), source=source)
+    return Split(tuple(window.id for window in windows), (), (), (), source=source)
 
 
 def _crops(

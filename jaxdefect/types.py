@@ -123,13 +123,35 @@ Batch = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
+class Defect:
+    """One defect of an image.
+
+    `label`: its number in the label map, from 1. `box`: the smallest part of the image that holds it. `mean` and
+    `maximum`: of the map over its pixels. `class_name` and `confidence` (the classifier's, in [0, 1]) are None until
+    a classifier has seen it.
+    """
+
+    label: int
+    box: Window
+    area_px: int
+    mean: float
+    maximum: float
+    class_name: str | None = None
+    confidence: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Prediction:
     """What the predictor says of one image.
 
     `score` in [0, 1]: how probably the image is defective. `is_defective`: score at or above the threshold.
     `probability` [H, W] float32 in [0, 1]: the defect map at the image's own size.
+    `class_scores` in [0, 1]: of an ensemble, by class; a class is called from 0.5 on. Else empty.
+    `defects`: of a run with a classifier, those that it accepted. Else empty.
     """
 
     score: float
     is_defective: bool
     probability: np.ndarray
+    class_scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    defects: tuple[Defect, ...] = ()

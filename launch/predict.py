@@ -2,6 +2,9 @@ r"""Scores images with a trained run: decisions, probability maps and overlays.
 
     python -m launch.predict --workdir=runs/line_3 --images='incoming/**/*.png' --out=results
 
+The tables predictions.jsonl and predictions.csv have a line per image; an ensemble adds the score of each class, a run
+with a classifier the defects with their classes (`jaxdefect.inference.batch.Record` explains every column).
+
 Exit code: 0, or 1 when some image could not be read (predictions.jsonl says which and why), or 2 after a usage error.
 """
 

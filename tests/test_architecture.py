@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"types", "structure", "config", "model_config"}
+BASE = {"types", "structure", "config", "config_checks", "model_config"}
 ALLOWED = {
     "types": set(),
     "structure": {"types"},
     "model_config": {"types"},
-    "config": {"types", "structure", "model_config"},
+    "config_checks": {"types"},
+    "config": {"types", "structure", "config_checks", "model_config"},
     "overlay": BASE,
     "losses": BASE,
     "schedules": BASE,
@@ -20,7 +21,7 @@ ALLOWED = {
     "models": BASE,
     "training": {*BASE, "data", "models", "losses", "schedules", "metrics", "overlay"},
     "inference": {*BASE, "data", "models", "metrics", "overlay", "training"},
-    "system": {*BASE, "data", "training", "inference"},
+    "system": {*BASE, "data", "models", "training", "inference"},
     "interop": {*BASE, "models", "training"},
     "reports": {*BASE, "data", "metrics", "overlay", "training", "inference"},
 }

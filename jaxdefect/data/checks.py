@@ -14,6 +14,7 @@ from jaxdefect.types import InputError, Sample
 
 _NUM_LISTED = 10
 _MIB = 2**20
+_DEFECT_FROM = 0.5  # the degree of a soft mask from which evaluation takes a pixel for a defect
 
 
 def check_samples(samples: Sequence[Sample], *, num_threads: int = 8) -> None:
@@ -21,7 +22,8 @@ def check_samples(samples: Sequence[Sample], *, num_threads: int = 8) -> None:
 
     Raises:
       InputError: files that are missing, empty, truncated or no images; masks of another size than their image; a
-        positive whose mask is empty; a negative whose mask is not. The text has the count and the first ten.
+        positive whose mask is empty, or soft and below 0.5 throughout; a negative whose mask is not empty. The text has
+        the count and the first ten.
     """
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
         problems = [text for text in pool.map(_problem, samples) if text]
@@ -70,9 +72,17 @@ def _problem(sample: Sample) -> str:
         mask = annotation.load_mask(sample, height=height, width=width)
     except InputError as error:
         return str(error)
-    if sample.mask is None or bool(mask.any()) == bool(sample.label):
+    if sample.mask is None:
         return ""
-    found = "the mask is empty but the image is labelled defective" if sample.label else "the mask marks a defect"
+    if bool(mask.any()) != bool(sample.label):
+        found = "the mask is empty but the image is labelled defective" if sample.label else "the mask marks a defect"
+    elif sample.label and mask.max() < _DEFECT_FROM:
+        found = (
+            f"the soft mask's largest degree is {mask.max():.3g}, so it marks no defect (that is from {_DEFECT_FROM} "
+            "on); a file with the values 0 and 1 is a hard mask: set config.data.masks = 'hard'"
+        )
+    else:
+        return ""
     return f"{annotation.source_of(sample.mask)}: {found} (image {sample.image}, label {sample.label})"
 
 

@@ -1,20 +1,19 @@
 """Which samples train, validate and test, and which training positives carry masks: a JSON manifest of ids.
 
-Every random choice orders names by a hash of the seed and the name, so that a split depends neither on a library's
-version nor on the order of the files, and a smaller choice is always contained in a larger one.
+Random choices are those of `strata`, by the seed; of the supervision, a smaller choice is contained in a larger one.
 """
 
 import collections
 import dataclasses
-import hashlib
 import io
 import json
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxdefect.config import SplitConfig
+from jaxdefect.data import strata
 from jaxdefect.types import InputError, Sample, Split
 
 PARTS = ("train", "validation", "test")
@@ -33,6 +32,9 @@ def make(samples: Sequence[Sample], config: SplitConfig) -> Split:
     First the parts (`config.kind`), then `num_positives` of the training positives (the others leave the training
     set, all negatives stay), then `num_masks` of those as the ones whose masks may be used.
 
+    "random" and "folds" stratify by label and by the classes of the defects, so that every part shows every class that
+    has groups enough. A manifest is taken as it is: its validation and test parts may lack positives or negatives.
+
     Raises:
       InputError: a split that cannot serve: see `check`; or more positives or masks are asked than there are.
     """
@@ -49,7 +51,7 @@ def make(samples: Sequence[Sample], config: SplitConfig) -> Split:
         split = load(_existing_path(config))
         check(split, samples)
     split = _limit_supervision(split, samples, config)
-    check(split, samples)
+    check(split, samples, held_out="any" if config.kind == "manifest" else "both_labels")
     return split
 
 
@@ -94,13 +96,20 @@ def load(path: Path) -> Split:
     return Split(**lists, source=str(values.get("source", "")))
 
 
-def check(split: Split, samples: Sequence[Sample]) -> None:
+def check(split: Split, samples: Sequence[Sample], *, held_out: Literal["any", "both_labels"] = "any") -> None:
     """Checks that a split can serve for these samples.
+
+    Args:
+      split: the split.
+      samples: all that it chooses from.
+      held_out: "both_labels": validation and test, where they are not empty, must have positives and negatives, like
+        the training part. "any": figures of a part that lacks either are undefined, and that is accepted, as in a
+        manifest, or for a detector of one class among several.
 
     Raises:
       InputError: an id that the data set lacks, an id or a group in two parts, no positives or no negatives in a part
-        (validation and test may be empty; a data set may have no negatives at all, where the good parts of its images
-        serve as such), or an id in `masked` that is not a training positive with a mask.
+        that needs them (a data set may have no negatives at all, where the good parts of its images serve as such), or
+        an id in `masked` that is not a training positive with a mask.
     """
     by_id = {sample.id: sample for sample in samples}
     part_of_id: dict[str, str] = {}
@@ -119,7 +128,7 @@ def check(split: Split, samples: Sequence[Sample]) -> None:
                     f"group {group!r} is in two parts of the split, {other} and {part} (id {item!r}): "
                     "images of one item must stay together, or the test result is too good"
                 )
-        if part == "train" or ids:
+        if part == "train" or (ids and held_out == "both_labels"):
             _check_both_classes([by_id[item] for item in ids], part, needs_negatives=needs_negatives)
     train = set(split.train)
     _check_unique(split.masked, "the masked list of the split")
@@ -159,7 +168,8 @@ def _check_both_classes(samples: Sequence[Sample], part: str, *, needs_negatives
 
 def _random(samples: Sequence[Sample], config: SplitConfig) -> Split:
     groups = _groups(samples)
-    test = _take(groups, config.test_fraction, f"{config.seed}/test")
+    num_later = 2 if config.validation_fraction > 0 else 1
+    test = strata.take(groups, config.test_fraction, f"{config.seed}/test", num_later=num_later)
     rest = {name: members for name, members in groups.items() if name not in test}
     return _with_validation(samples, rest, test, config, source=f"random, seed {config.seed}")
 
@@ -171,10 +181,7 @@ def _folds(samples: Sequence[Sample], config: SplitConfig) -> Split:
             f"(config.split.num_folds = {config.num_folds})"
         )
     groups = _groups(samples)
-    positive, negative = _strata(groups, f"{config.seed}/folds")
-    # The negatives are dealt from the last fold down, so that no fold gets both remainders.
-    test = set(positive[config.fold :: config.num_folds])
-    test.update(negative[config.num_folds - 1 - config.fold :: config.num_folds])
+    test = strata.deal(groups, config.num_folds, f"{config.seed}/folds")[config.fold]
     rest = {name: members for name, members in groups.items() if name not in test}
     source = f"fold {config.fold} of {config.num_folds}, seed {config.seed}"
     return _with_validation(samples, rest, test, config, source=source)
@@ -221,7 +228,7 @@ def _official_pickle(samples: Sequence[Sample], config: SplitConfig) -> Split:
     if len(parts) == 3:
         return Split(train=parts[0], test=parts[1], validation=parts[2], masked=masked, source=source)
     groups = _groups([by_id[item] for item in dict.fromkeys(parts[0])])
-    validation = _take(groups, config.validation_fraction, f"{config.seed}/validation")
+    validation = strata.take(groups, config.validation_fraction, f"{config.seed}/validation", num_later=1)
     return Split(
         train=tuple(item for item in parts[0] if by_id[item].group not in validation),
         validation=tuple(item for item in parts[0] if by_id[item].group in validation),
@@ -295,7 +302,7 @@ def _with_validation(
 ) -> Split:
     """The split whose test part is the groups `test`; the groups `rest` are divided into training and validation."""
     test = set(test)
-    validation = _take(rest, config.validation_fraction, f"{config.seed}/validation")
+    validation = strata.take(rest, config.validation_fraction, f"{config.seed}/validation", num_later=1)
     train = [sample for sample in samples if sample.group in rest and sample.group not in validation]
     return Split(
         train=tuple(sample.id for sample in train),
@@ -309,7 +316,7 @@ def _with_validation(
 def _limit_supervision(split: Split, samples: Sequence[Sample], config: SplitConfig) -> Split:
     """The split with only `num_positives` training positives, of which only `num_masks` carry masks."""
     by_id = {sample.id: sample for sample in samples}
-    positives = _shuffled([item for item in split.train if by_id[item].label == 1], f"{config.seed}/positives")
+    positives = strata.shuffled([item for item in split.train if by_id[item].label == 1], f"{config.seed}/positives")
     if config.num_positives >= 0:
         if config.num_positives > len(positives):
             raise InputError(
@@ -346,25 +353,3 @@ def _groups(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
     return groups
-
-
-def _strata(groups: Mapping[str, Sequence[Sample]], purpose: str) -> tuple[list[str], list[str]]:
-    """The shuffled names of the groups with a positive, and of those without."""
-    positive = [name for name, members in groups.items() if any(sample.label for sample in members)]
-    negative = sorted(set(groups).difference(positive))
-    return _shuffled(positive, purpose), _shuffled(negative, purpose)
-
-
-def _take(groups: Mapping[str, Sequence[Sample]], fraction: float, purpose: str) -> set[str]:
-    """About `fraction` of the groups with a positive and of those without; one at least where two are there."""
-    taken: set[str] = set()
-    for names in _strata(groups, purpose):
-        count = round(fraction * len(names))
-        if fraction > 0 and len(names) >= 2:
-            count = min(max(count, 1), len(names) - 1)
-        taken.update(names[:count])
-    return taken
-
-
-def _shuffled(names: Iterable[str], purpose: str) -> list[str]:
-    return sorted(names, key=lambda name: hashlib.sha256(f"{purpose}/{name}".encode()).digest())

@@ -8,10 +8,10 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import cv2
 import jax
@@ -19,9 +19,10 @@ import numpy as np
 
 from jaxdefect import overlay
 from jaxdefect.data.images import read_image, write_image, write_probability
+from jaxdefect.inference import ensemble
 from jaxdefect.inference.files import MAP_FOLDER, OVERLAY_FOLDER, result_path
 from jaxdefect.inference.predictor import Judgement, Predictor, Prepared, Running
-from jaxdefect.types import InputError
+from jaxdefect.types import Defect, InputError
 
 MapFormat = Literal["png16", "npy", "tiff"]
 MAP_SUFFIXES: Mapping[MapFormat, str] = {"png16": ".png", "npy": ".npy", "tiff": ".tiff"}
@@ -38,6 +39,10 @@ class Record:
     """One line of the tables; paths of results are relative to the output folder.
 
     `seconds`: decoding plus the image's share of its batch's computation. `error`: why there is no result, or None.
+    `class_scores`: of an ensemble, by class; else None. `classes`: those called: of an ensemble from a score of 0.5 on,
+    of a run with a classifier the ones of its accepted defects. `defects`: these, each with its box (top, left, height,
+    width, in pixels of the image), area_px, mean and maximum of the map, class_name and confidence; None without a
+    classifier. In the CSV the first two are JSON, and the last is the number of defects.
     """
 
     id: str
@@ -49,6 +54,9 @@ class Record:
     overlay: str | None = None
     seconds: float | None = None
     error: str | None = None
+    class_scores: Mapping[str, float] | None = None
+    classes: Sequence[str] = ()
+    defects: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +236,22 @@ def _write(predictor: Predictor, scored: _Scored, *, out: Path, map_format: MapF
         map=map_name,
         overlay=overlay_name,
         seconds=round(item.seconds, 6),
+        class_scores=judgement.class_scores if predictor.classes else None,
+        classes=_classes_called(judgement),
+        defects=None if predictor.classifier is None else [_describe(defect) for defect in judgement.defects],
     )
+
+
+def _classes_called(judgement: Judgement) -> list[str]:
+    """The distinct classes that an ensemble or a classifier finds, sorted."""
+    of_members = {name for name, score in judgement.class_scores.items() if score >= ensemble.THRESHOLD}
+    return sorted(of_members | {defect.class_name for defect in judgement.defects if defect.class_name is not None})
+
+
+def _describe(defect: Defect) -> dict[str, Any]:
+    values = dataclasses.asdict(defect)
+    del values["label"]  # of a map that is not written
+    return values | {"box": list(defect.box)}
 
 
 def _write_map(path: Path, probability: np.ndarray, *, map_format: MapFormat) -> None:
@@ -287,9 +310,20 @@ def _tables(out: Path) -> Iterator[Callable[[Record], None]]:
         def add(record: Record) -> None:
             values = dataclasses.asdict(record)
             jsonl.write(json.dumps(values) + "\n")
-            writer.writerow({k: int(v) if isinstance(v, bool) else v for k, v in values.items()})
+            writer.writerow({name: _cell(name, value) for name, value in values.items()})
 
         yield add
+
+
+def _cell(name: str, value: Any) -> Any:
+    """A record's value as the CSV has it."""
+    if value is None:
+        return ""
+    if name in ("class_scores", "classes"):
+        return json.dumps(value)
+    if name == "defects":
+        return len(value)
+    return int(value) if isinstance(value, bool) else value
 
 
 def _earlier_results(out: Path) -> set[str]:

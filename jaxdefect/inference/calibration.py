@@ -19,7 +19,8 @@ class Calibration:
     `threshold`: an image is defective when its score >= this. `pixel_threshold`: the same for a pixel's probability.
     `logistic`: weights of the map's maximum and mean and a bias, where the score is a logistic regression on them.
     `source`: "validation", or "train" when the split has no validation images to choose on; then the decisions look
-    better on the training images than they will on new ones. `checkpoint_step`: the weights it was chosen with.
+    better on the training images than they will on new ones. `checkpoint_step`: the weights it was chosen with;
+    `classifier_step`: those of the classifier, where there is one.
     """
 
     threshold: float
@@ -27,6 +28,7 @@ class Calibration:
     source: str
     checkpoint_step: int
     logistic: tuple[float, float, float] | None = None
+    classifier_step: int | None = None
 
 
 def calibration_path(workdir: Path) -> Path:
@@ -78,4 +80,11 @@ def _from_json(values: dict[str, Any]) -> Calibration:
     if logistic is not None:
         maximum, mean, bias = map(float, logistic)
         logistic = maximum, mean, bias
-    return Calibration(threshold, pixel_threshold, values["source"], int(values["checkpoint_step"]), logistic)
+    return Calibration(
+        threshold=threshold,
+        pixel_threshold=pixel_threshold,
+        source=values["source"],
+        checkpoint_step=int(values["checkpoint_step"]),
+        logistic=logistic,
+        classifier_step=values.get("classifier_step"),
+    )

@@ -114,7 +114,8 @@ def calibrate_run(
     calibration = calibrate(judge, chosen, source=source, batch_size=batch_size, on_progress=done)
     if pixel_threshold is not None:
         calibration = dataclasses.replace(calibration, pixel_threshold=pixel_threshold)
-    return dataclasses.replace(calibration, logistic=weights)
+    step = None if predictor.classifier is None else predictor.classifier.step
+    return dataclasses.replace(calibration, logistic=weights, classifier_step=step)
 
 
 def calibrated(
@@ -137,7 +138,9 @@ def calibrated(
         }
         return ensemble.combine(Predictor, run, members)
     predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
-    if predictor.calibration is not None and predictor.calibration.checkpoint_step == predictor.checkpoint_step:
+    steps = predictor.checkpoint_step, None if predictor.classifier is None else predictor.classifier.step
+    known = predictor.calibration
+    if known is not None and (known.checkpoint_step, known.classifier_step) == steps:
         return predictor
     samples = readers.read(run.config.data)
     calibration = calibrate_run(predictor, samples, split=run.split, batch_size=batch_size, on_stage=on_stage)

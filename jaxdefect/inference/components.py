@@ -1,30 +1,10 @@
 """From a map to defects: connected components, those close to each other joined into one."""
 
-import dataclasses
-
 import cv2
 import numpy as np
 from scipy import ndimage, sparse
 
-from jaxdefect.types import Window
-
-
-@dataclasses.dataclass(frozen=True)
-class Defect:
-    """One defect of an image.
-
-    `label`: its number in the label map, from 1. `box`: the smallest part of the image that holds it. `mean` and
-    `maximum`: of the map over its pixels. `class_name` and `confidence` (the classifier's, in [0, 1]) are None until
-    a classifier has seen it.
-    """
-
-    label: int
-    box: Window
-    area_px: int
-    mean: float
-    maximum: float
-    class_name: str | None = None
-    confidence: float | None = None
+from jaxdefect.types import Defect, Window
 
 
 def find_defects(

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from jaxdefect.data import annotation, images
-from jaxdefect.inference.components import Defect, find_defects
+from jaxdefect.inference.components import find_defects
 from jaxdefect.metrics import defect as defect_metrics
 from jaxdefect.metrics.pixel import pixel_counts, pixel_f1
-from jaxdefect.types import Mask, Sample
+from jaxdefect.types import Defect, Mask, Sample
 
-UNKNOWN_CLASS = "defect"  # of defects in a data set that names no classes
+UNKNOWN_CLASS = "defect"  # of defects that the annotation does not name
 NOTHING = "nothing"  # the class of a false alarm, and of the prediction for a missed defect
 IOU_THRESHOLDS = np.linspace(0, 1, 21)
 
@@ -63,16 +63,25 @@ def compare(
 
 
 def class_of(sample: Sample, region: np.ndarray) -> str:
-    """The class of the true defect in a region [H, W] of bool: of several masks per class, the one that covers most."""
+    """`known_class` of the true defect in a region [H, W] of bool, UNKNOWN_CLASS where there is none."""
+    return known_class(sample, region) or UNKNOWN_CLASS
+
+
+def known_class(sample: Sample, region: np.ndarray) -> str | None:
+    """The class of the true defect in a region [H, W] of bool: of several masks by class, the one that covers most.
+
+    None: the image has no classes, several that are not known apart, or none of their masks covers any of the region.
+    """
     if not sample.class_masks:
-        return sample.classes[0] if sample.classes else UNKNOWN_CLASS
+        return sample.classes[0] if len(sample.classes) == 1 else None
     height, width = images.image_size(sample.image)
 
     def covered(entry: tuple[str, Mask]) -> int:
         of_class = annotation.load_mask(dataclasses.replace(sample, mask=entry[1]), height=height, width=width)
         return int((annotation.resize_mask(of_class, *region.shape)[region] >= 0.5).sum())
 
-    return max(sample.class_masks, key=covered)[0]
+    area_px, name = max(((covered(entry), entry[0]) for entry in sample.class_masks), key=lambda found: found[0])
+    return name if area_px else None
 
 
 def summary(found: Sequence[ImageDefects], *, with_class: bool) -> dict[str, Any]:

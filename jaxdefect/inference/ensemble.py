@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdefect import models
 from jaxdefect.inference.calibration import Calibration
@@ -18,7 +19,7 @@ from jaxdefect.training import runs
 from jaxdefect.types import InputError
 
 _FOLDER = "members"
-MEMBER_THRESHOLD = 0.5  # of a member's bent score
+THRESHOLD = 0.5  # of bent scores and maps, a member's and the ensemble's
 
 
 def member_directory(workdir: Path, name: str) -> Path:
@@ -41,52 +42,40 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
     if not members:
         raise InputError(f"{run.workdir}: an ensemble without members; let launch.train finish")
     parts = list(members.values())
-    thresholds = jnp.array([member.threshold for member in parts])
-    pixel_thresholds = jnp.array([member.pixel_threshold for member in parts])
     calibration = None
     if all(member.calibration is not None for member in parts):
         sources = {member.calibration.source for member in parts}
-        calibration = Calibration(
-            MEMBER_THRESHOLD,
-            MEMBER_THRESHOLD,
-            "train" if "train" in sources else "validation",
-            parts[0].checkpoint_step,
-        )
+        source = "train" if "train" in sources else "validation"
+        calibration = Calibration(THRESHOLD, THRESHOLD, source, parts[0].checkpoint_step)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.variables for member in parts))
     return predictor_class(
         config=run.config,
-        variables=(
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.variables for member in parts)),
-            thresholds,
-            pixel_thresholds,
-        ),
+        variables=(stacked, jnp.array([member.pixel_threshold for member in parts])),
         checkpoint_step=parts[0].checkpoint_step,
         workdir=run.workdir,
         calibration=calibration,
         forward=_compile_forward(models.build(run.config.model).apply),
         classes=tuple(members),
+        class_thresholds=tuple(member.threshold for member in parts),
     )
 
 
 def _compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        members, thresholds, pixel_thresholds = variables
+        members, pixel_thresholds = variables
         # One member after the other: no more memory than one needs, and one compiled network.
         outputs = jax.lax.map(lambda member: apply(member, images, train=False), members)
-        scores = bend(jax.nn.sigmoid(outputs["decision"]), thresholds[:, None])
         maps = bend(outputs["probability"], pixel_thresholds[:, None, None, None])
-        score = jnp.clip(jnp.max(scores, axis=0), 1e-30, 1 - 1e-7)
-        return {
-            "decision": jnp.log(score) - jnp.log1p(-score),
-            "probability": jnp.max(maps, axis=0),
-            "class_scores": scores.T,
-        }
+        return {"decision": outputs["decision"].T, "probability": jnp.max(maps, axis=0)}
 
     return forward
 
 
-def bend(score: jax.Array, threshold: jax.Array) -> jax.Array:
-    """[0, 1] onto itself, piecewise linear and growing, with `threshold` at 1/2."""
-    below = 0.5 * score / jnp.maximum(threshold, 1e-30)
-    above = 0.5 + 0.5 * (score - threshold) / jnp.maximum(1.0 - threshold, 1e-30)
-    return jnp.where(score >= threshold, above, below)
+def bend(score: Any, threshold: Any) -> Any:
+    """[0, 1] onto itself, piecewise linear and growing, with `threshold` at 1/2; NumPy or JAX arrays."""
+    smallest = float(np.finfo(np.float32).tiny)
+    below = 0.5 * score / (threshold + smallest)
+    above = 0.5 + 0.5 * (score - threshold) / (1.0 - threshold + smallest)
+    is_above = score >= threshold
+    return is_above * above + (1 - is_above) * below

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from jaxdefect import models
 from jaxdefect.config import ClassifierConfig
 from jaxdefect.data import images
 from jaxdefect.inference import windows
-from jaxdefect.inference.components import Defect, find_defects
-from jaxdefect.inference.defects import class_of
+from jaxdefect.inference.components import find_defects
+from jaxdefect.inference.defects import UNKNOWN_CLASS, known_class
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
-from jaxdefect.types import InputError, Sample, Window
+from jaxdefect.types import Defect, InputError, Sample, Window
 
 FOLDER = "classifier"  # under the detector's run
 _BATCH = 16
@@ -28,12 +29,13 @@ _CROP_FOLDER = "images"
 class Classifier:
     """A trained classifier of defects: `forward(variables, windows [16, w, w, C]) -> probabilities [16, K + 1]`.
 
-    Class 0 is "not a defect", class k the k-th of `classes`.
+    Class 0 is "not a defect", class k the k-th of `classes`. `step`: the training step that the variables come from.
     """
 
     settings: ClassifierConfig
     classes: tuple[str, ...]
     variables: Any
+    step: int
     forward: Callable[[Any, np.ndarray], jax.Array]
 
 
@@ -43,7 +45,7 @@ def classifier_directory(workdir: Path) -> Path:
 
 
 def load_classifier(run: runs.Run) -> Classifier:
-    """The classifier that was trained for a detector.
+    """The classifier that was trained for a detector; its classes as the detector's data set calls them.
 
     Raises:
       InputError: there is none yet, or it is not a run.
@@ -52,7 +54,7 @@ def load_classifier(run: runs.Run) -> Classifier:
     if not directory.is_dir():
         raise InputError(f"{directory}: no classifier yet; the command that trained the detector goes on to train it")
     own = runs.load(directory)
-    variables, _ = checkpoints.restore_variables(directory, config=own.config)
+    variables, step = checkpoints.restore_variables(directory, config=own.config)
     apply = models.build(own.config.model).apply
 
     @jax.jit
@@ -60,7 +62,14 @@ def load_classifier(run: runs.Run) -> Classifier:
         outputs: Any = apply(variables, pixels, train=False)
         return jax.nn.softmax(outputs["classes"], axis=-1)
 
-    return Classifier(run.config.classifier, own.config.data.classes, jax.device_put(variables), forward)
+    classes = tuple(urllib.parse.unquote(name) for name in own.config.data.classes)  # `write_crops` quotes them
+    return Classifier(
+        settings=run.config.classifier,
+        classes=classes,
+        variables=jax.device_put(variables),
+        step=step,
+        forward=forward,
+    )
 
 
 def classify_defects(
@@ -134,6 +143,7 @@ def training_crops(
 
     A detection that touches no annotated pixel is a false alarm. A detector that has learnt its training images raises
     few; then windows at random places without a defect stand in, as many as there are true ones (one at least).
+    Where the image's classes are named, a true defect of which it is not known to which it belongs gives no windows.
 
     Args:
       sample: the image's; its classes name the defects.
@@ -148,8 +158,10 @@ def training_crops(
     crops: list[Crop] = []
     true_labels, true_defects = find_defects(mask, threshold=0.5, join_distance_px=join_distance_px)
     for defect in true_defects:
-        name = class_of(sample, true_labels == defect.label)
-        crops += [Crop(sample, window, name) for window in _windows(defect.box, image, settings)]
+        name = known_class(sample, true_labels == defect.label)
+        if name is None and sample.classes:
+            continue
+        crops += [Crop(sample, window, name or UNKNOWN_CLASS) for window in _windows(defect.box, image, settings)]
     labels, detected = find_defects(probability, threshold=threshold, join_distance_px=join_distance_px)
     touched = set(np.unique(labels[mask >= 0.5]))
     false_alarms = [
@@ -180,6 +192,8 @@ def _background(
 def write_crops(crops: Iterable[tuple[Crop, np.ndarray]], folder: Path) -> list[Sample]:
     """Writes windows [w, w, C] as a data set in the layout of the `folder` reader, and returns its samples.
 
+    Classes are written, and returned, percent-encoded ("deep%20scratch"), since that layout separates them by spaces.
+
     Raises:
       InputError: the folder cannot be written.
     """
@@ -192,7 +206,7 @@ def write_crops(crops: Iterable[tuple[Crop, np.ndarray]], folder: Path) -> list[
         path = folder / _CROP_FOLDER / f"{number:06d}.png"
         rounded = np.rint(pixels * 255).astype(np.uint8)
         images.write_image(path, rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
-        classes = () if crop.class_name is None else (crop.class_name,)
+        classes = () if crop.class_name is None else (urllib.parse.quote(crop.class_name, safe=""),)
         samples.append(
             Sample(
                 id=f"{_CROP_FOLDER}/{path.stem}",

@@ -25,8 +25,8 @@ from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Prediction, Window
 
-# (variables, images [B, H, W, C]) -> {"decision": logits [B], "probability": maps [B, h, w]}, float32, and of an
-# ensemble "class_scores" [B, K].
+# (variables, images [B, H, W, C]) -> {"decision": logits [B], "probability": maps [B, h, w]}, float32; of an ensemble
+# of K detectors the decisions are [B, K].
 Forward = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
 
 _MAX_BATCH = 16  # where the caller does not say
@@ -90,7 +90,8 @@ class Predictor:
       workdir: the run's folder.
       calibration: the thresholds chosen on validation data; None: the model's default for images, 0.5 for pixels.
       forward: the compiled model.
-      classes: of an ensemble, the classes of its members.
+      classes: of an ensemble, the classes of its members; their scores are bent so that each calls from 1/2 on.
+      class_thresholds: theirs, [K].
       classifier: judges each detected defect; None: all are believed.
     """
 
@@ -101,6 +102,7 @@ class Predictor:
     calibration: Calibration | None
     forward: Forward
     classes: tuple[str, ...] = ()
+    class_thresholds: tuple[float, ...] = ()
     classifier: four_stage.Classifier | None = None
 
     @classmethod
@@ -154,12 +156,16 @@ class Predictor:
     @property
     def threshold(self) -> float:
         """An image is defective from this score on."""
+        if self.classes:
+            return ensemble.THRESHOLD
         return self.config.model.threshold if self.calibration is None else self.calibration.threshold
 
     @property
     def pixel_threshold(self) -> float:
         """A pixel is defective from this probability on."""
-        return calibrations.DEFAULT_PIXEL_THRESHOLD if self.calibration is None else self.calibration.pixel_threshold
+        if self.classes or self.calibration is None:
+            return calibrations.DEFAULT_PIXEL_THRESHOLD
+        return self.calibration.pixel_threshold
 
     def is_defective(self, score: float) -> bool:
         """The decision for a score, as `jaxdefect.inference.thresholds` means it: score >= threshold."""
@@ -177,6 +183,8 @@ class Predictor:
         normalised = normalise(image, num_channels=self.config.data.num_channels)
         (judgement,) = self.judge([normalised])
         return Prediction(
+            class_scores=judgement.class_scores,
+            defects=judgement.defects,
             score=judgement.score,
             is_defective=self.is_defective(judgement.score),
             probability=overlay.map_to_image_size(
@@ -237,23 +245,28 @@ class Predictor:
         """One image from the outputs of its tiles, [N, ...] each."""
         model = self.config.model
         # The sigmoid in double precision, so that strong scores are not tied.
-        score = float(special.expit(rows["decision"].astype(np.float64)).max())
-        probability = rows["probability"][0]
+        scores = special.expit(rows["decision"].astype(np.float64))
+        class_scores: dict[str, float] = {}
+        if self.classes:
+            scores = ensemble.bend(scores, np.array(self.class_thresholds))
+            class_scores = dict(zip(self.classes, map(float, scores.max(axis=0)), strict=True))
+        judgement = Judgement(float(scores.max()), rows["probability"][0], model.alignment_stride, class_scores)
         if item.windows:
-            height, width = item.image.shape[:2]
-            stride = model.output_stride
-            probability = patches.blend(rows["probability"], item.windows, height=height, width=width, stride=stride)
-            score = _score_of_map(probability, getattr(model, "score", None), score)
-        class_scores = rows.get("class_scores", np.zeros((1, 0))).max(axis=0)
-        judgement = Judgement(
-            score=score,
-            probability=probability,
-            stride=model.alignment_stride,
-            class_scores=dict(zip(self.classes, map(float, class_scores), strict=True)),
-        )
+            judgement = self._of_patches(item, rows["probability"], judgement)
         if self.calibration is not None and self.calibration.logistic is not None:
-            judgement = judgement._replace(score=logistic.score(probability, self.calibration.logistic))
+            score = logistic.score(judgement.probability, self.calibration.logistic)
+            judgement = judgement._replace(score=score)
         return judgement if self.classifier is None else self._with_classes(item.image, judgement)
+
+    def _of_patches(self, item: Prepared, maps: np.ndarray, judgement: Judgement) -> Judgement:
+        """The judgement of a whole image from the maps [N, h, w] of its patches, its map at the image's own size."""
+        model, (height, width) = self.config.model, item.image.shape[:2]
+        cells = patches.blend(maps, item.windows, height=height, width=width, stride=model.output_stride)
+        score = _score_of_map(cells, getattr(model, "score", None), judgement.score)
+        # The last cells reach beyond an image whose side is no multiple of theirs.
+        covered = (side * model.output_stride for side in cells.shape)
+        full = overlay.map_to_image_size(cells, *covered, stride=model.alignment_stride)
+        return judgement._replace(score=score, probability=full[:height, :width], stride=1)
 
     def _with_classes(self, image: np.ndarray, judgement: Judgement) -> Judgement:
         """The judgement after the classifier has rejected what it takes for false alarms."""

@@ -68,5 +68,5 @@ class BackgroundSuppression(nn.Module):
         elif config.supervision == "stages_fine":
             supervised.append(suppressed_logit(f1, coarse))
         probability = suppress(f1, coarse)
-        decision = score_logit(probability, config.score)
+        decision = score_logit(probability, config.score, logit=suppressed_logit(f1, coarse))
         return {"segmentation": jnp.stack(supervised, axis=-1), "probability": probability, "decision": decision}

@@ -48,16 +48,19 @@ def max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (2, 2), (2, 2))
 
 
-def score_logit(probability: jax.Array, kind: Literal["mean", "max"]) -> jax.Array:
+def score_logit(probability: jax.Array, kind: Literal["mean", "max"], *, logit: jax.Array | None = None) -> jax.Array:
     """The logit of an image's score, the mean or maximum of its map, where no layer is trained for it.
 
     Args:
       probability: [B, h, w] in [0, 1].
       kind: which.
+      logit: [B, h, w], of the map, if it has one: the largest is exact where the probability rounds to 1.
 
     Returns:
       [B] float32, finite, no gradient: sigmoid(logit) is the score.
     """
+    if kind == "max" and logit is not None:
+        return lax.stop_gradient(jnp.max(logit.astype(jnp.float32), axis=(1, 2)))
     reduce = {"mean": jnp.mean, "max": jnp.max}[kind]
     score = jnp.clip(reduce(probability.astype(jnp.float32), axis=(1, 2)), 1e-30, 1 - 1e-7)
     return lax.stop_gradient(jnp.log(score) - jnp.log1p(-score))

@@ -113,5 +113,5 @@ class UNet(nn.Module):
         _, logit_map = part(image, train=train)
         logit_map = logit_map.astype(jnp.float32)
         probability = nn.sigmoid(logit_map[..., 0])
-        decision = score_logit(probability, config.score)
+        decision = score_logit(probability, config.score, logit=logit_map[..., 0])
         return {"segmentation": logit_map, "probability": probability, "decision": decision}

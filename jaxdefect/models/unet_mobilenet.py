@@ -59,5 +59,5 @@ class UNetMobileNetV2(nn.Module):
         return {
             "segmentation": logit_map,
             "probability": probability,
-            "decision": score_logit(probability, config.score),
+            "decision": score_logit(probability, config.score, logit=logit_map[..., 0]),
         }

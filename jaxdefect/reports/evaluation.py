@@ -16,10 +16,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jaxdefect.data import readers
-from jaxdefect.inference import defects
+from jaxdefect.inference import defects, ensemble
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.choosing import OnStage, calibrated
-from jaxdefect.inference.ensemble import MEMBER_THRESHOLD
 from jaxdefect.inference.evaluation import Evaluation, evaluate
 from jaxdefect.inference.thresholds import best_f1_threshold
 from jaxdefect.metrics.image import image_metrics
@@ -161,7 +160,7 @@ def _class_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]] | None:
         return None
     return {
         name: image_metrics(
-            np.array([name in classes for classes in evaluation.classes], int), scores, threshold=MEMBER_THRESHOLD
+            np.array([name in classes for classes in evaluation.classes], int), scores, threshold=ensemble.THRESHOLD
         )
         for name, scores in evaluation.class_scores.items()
     }

@@ -36,12 +36,6 @@ class Checkpoints:
         """The last step saved, None where there is none."""
         return self.manager.latest_step()
 
-    def best_step(self) -> int | None:
-        """The step with the best validation score; None where none was validated."""
-        scores = {step: (self.manager.metrics(step) or {}).get(METRIC, -math.inf) for step in self.manager.all_steps()}
-        best = max(scores, key=lambda step: (scores[step], -step), default=None)
-        return None if best is None or scores[best] == -math.inf else best
-
     def save(self, step: int, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
         """Starts saving; `metrics` holds the validation score when this step has been validated."""
         # Orbax wants a figure for every checkpoint; one that was not validated must never be the best.
@@ -126,9 +120,9 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
     checkpoints = open_checkpoints(workdir, create=False)
     try:
         step = _find_step(checkpoints.manager, which, workdir)
-        template = _template(models.build(config.model), config)
-        _check_architecture(checkpoints.manager, step, template, workdir)
-        parts = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(template)))
+        wanted = template(models.build(config.model), config)
+        _check_architecture(checkpoints.manager, step, wanted, workdir)
+        parts = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(wanted)))
         return checkpoints.manager.restore(step, args=parts)["variables"], step
     finally:
         checkpoints.close()
@@ -137,7 +131,7 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
 def num_bytes_needed(workdir: Path, *, module: nn.Module, config: Config) -> int:
     """An upper estimate of the disk space that the run's checkpoints will still take."""
     copies = 1 + bool(config.training.ema_decay) + {"momentum": 1, "adam": 2, "adamw": 2}.get(config.optimizer.name, 0)
-    one = copies * sum(4 * leaf.size for leaf in jax.tree.leaves(_template(module, config)))
+    one = copies * sum(4 * leaf.size for leaf in jax.tree.leaves(template(module, config)))
     folder = workdir / _FOLDER
     num_present = len(list(folder.iterdir())) if folder.is_dir() else 0
     return max(1, _MOST_AT_ONCE - num_present) * one
@@ -171,7 +165,13 @@ def _check_architecture(manager: ocp.CheckpointManager, step: int, template: Any
         )
 
 
-def _template(module: nn.Module, config: Config) -> dict[str, Any]:
+def is_fresh(workdir: Path) -> bool:
+    """Whether the run has no checkpoint yet."""
+    folder = workdir / _FOLDER
+    return not folder.is_dir() or not any(folder.iterdir())
+
+
+def template(module: nn.Module, config: Config) -> dict[str, Any]:
     """The variables' shapes and types."""
     return jax.eval_shape(lambda: models.init(module, num_channels=config.data.num_channels, seed=0))
 

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rich.console
@@ -14,11 +15,27 @@ from tensorboardX import SummaryWriter
 CONSOLE = rich.console.Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
+def read_figures(workdir: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of one kind ("train", "validation") in a run's metrics.jsonl, in order."""
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if line["kind"] == kind]
+
+
 class MetricWriter:
     """Appends figures to `metrics.jsonl` and to TensorBoard events; on resuming, forgets what lies after `step`."""
 
     def __init__(self, workdir: Path, *, step: int):
-        path = workdir / "metrics.jsonl"
+        self.workdir = workdir
+        self._open(step)
+
+    def forget_after(self, step: int) -> None:
+        """Drops what was written of later steps: they will be done again."""
+        self.close()
+        self._open(step)
+
+    def _open(self, step: int) -> None:
+        path = self.workdir / "metrics.jsonl"
         if path.exists():
             kept = [
                 line for line in path.read_text().splitlines() if _step_of(line) is not None and _step_of(line) <= step
@@ -27,7 +44,7 @@ class MetricWriter:
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._events = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float | None]) -> None:
         """One line {"step", "kind", values...}, in TensorBoard "kind/name"; what is not finite as "nan" or "inf"."""

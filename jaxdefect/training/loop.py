@@ -8,10 +8,10 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,9 +21,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdefect import models
 from jaxdefect.config import Config
 from jaxdefect.data import checks, images, pipeline, readers
+from jaxdefect.models import pretrained
 from jaxdefect.training import checkpoint, runs, state, step, validation
-from jaxdefect.training.logging import CONSOLE, MetricWriter, progress
-from jaxdefect.types import InputError, Sample
+from jaxdefect.training.logging import CONSOLE, MetricWriter, progress, read_figures
+from jaxdefect.types import InputError, Sample, Split
 
 _FIRST_IMAGES = 8  # that pretrained weights are fitted to, where their batch norms were folded away
 _ADVICE = "lower config.optimizer.learning_rate or set config.optimizer.gradient_clip, in a new --workdir"
@@ -49,6 +50,13 @@ class Interruption:
         signal.signal(number, self._old[number])
 
 
+class Part(NamedTuple):
+    """What a run that is part of a system is given instead of reading it by its config."""
+
+    samples: Sequence[Sample]
+    split: Split
+
+
 @dataclasses.dataclass
 class Session:
     """What the parts of one training share; only `pending` changes."""
@@ -63,8 +71,8 @@ class Session:
     pending: tuple[int, Mapping[str, Any]] | None = None
 
 
-def train(config: Config, workdir: Path) -> int:
-    """Trains, or resumes, the run in `workdir`, up to its end.
+def train(config: Config, workdir: Path, *, part: Part | None = None) -> int:
+    """Trains, or resumes, the run in `workdir`, up to its end; `part`: as a part of a system.
 
     Returns:
       0 when finished, 128 + the signal's number when interrupted (then the same call resumes).
@@ -73,7 +81,7 @@ def train(config: Config, workdir: Path) -> int:
       InputError: bad data or settings, before anything is compiled; or a loss that is not finite.
     """
     with contextlib.ExitStack() as stack:
-        session, stages, batches = open_session(config, workdir, stack)
+        session, stages, batches = open_session(config, workdir, stack, part=part)
         start = session.checkpoints.latest_step() or 0
         if start:
             CONSOLE.print(f"resuming after step {start}")
@@ -93,7 +101,7 @@ def train(config: Config, workdir: Path) -> int:
 
 
 def open_session(
-    config: Config, workdir: Path, stack: contextlib.ExitStack
+    config: Config, workdir: Path, stack: contextlib.ExitStack, *, part: Part | None = None
 ) -> tuple[Session, tuple[state.Stage, ...], pipeline.Batches]:
     """Opens the run in `workdir` as far as its data; what must be closed is left to `stack`.
 
@@ -104,8 +112,10 @@ def open_session(
     runs.check_config(workdir, config)
     module = models.build(config.model)
     checks.check_disk(workdir, needed_bytes=checkpoint.num_bytes_needed(workdir, module=module, config=config))
-    samples = readers.read(config.data)
-    run = runs.open_run(workdir, config, samples)
+    if checkpoint.is_fresh(workdir):
+        pretrained.load_pretrained(config.model, checkpoint.template(module, config))  # fails before anything is kept
+    samples = readers.read(config.data) if part is None else part.samples
+    run = runs.open_run(workdir, config, samples, split=None if part is None else part.split)
     train_samples = pipeline.training_samples(samples, run.split, config.data)
     steps_per_epoch = config.training.steps_per_epoch or pipeline.steps_per_epoch(
         train_samples, batch_size=config.training.batch_size
@@ -177,16 +187,27 @@ def _train_stage(
 
 
 def _has_converged(session: Session, number: int) -> bool:
-    """Whether the validation score has not improved for `patience_epochs`: it is in the checkpoints, so it survives."""
-    patience_steps = session.run.config.training.patience_epochs * session.steps_per_epoch
-    if not patience_steps:
+    """Whether the figure that chooses the best checkpoint has not improved for `patience_epochs`."""
+    settings = session.run.config.training
+    if not settings.patience_epochs:
         return False
-    session.checkpoints.manager.wait_until_finished()
-    best = session.checkpoints.best_step()
-    if best is None or number - best < patience_steps:
+    best_step, best = 0, -math.inf
+    for line in read_figures(session.run.workdir, "validation"):
+        score = _score(line, settings.select_by)
+        if score is not None and score > best:
+            best_step, best = line["step"], score
+    if best_step == 0 or number - best_step < settings.patience_epochs * session.steps_per_epoch:
         return False
-    CONSOLE.print(f"stopped early after step {number}: the best validation so far was at step {best}")
+    CONSOLE.print(f"stopped early after step {number}: the best validation so far was at step {best_step}")
     return True
+
+
+def _score(figures: Mapping[str, Any], name: str) -> float | None:
+    """The figure that chooses the best checkpoint, the higher the better; None where it is undefined."""
+    value = figures.get(name)
+    if not isinstance(value, int | float):
+        return None
+    return -value if name.endswith("_loss") else value
 
 
 def end_epoch(
@@ -244,11 +265,8 @@ def _validate(session: Session, stage: state.Stage, number: int, current: state.
         f"{session.run.workdir.name}: validation at step {number}: "
         + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
     )
-    name = session.run.config.training.select_by
-    score = figures.get(name)
-    if score is None:
-        return None
-    return {checkpoint.METRIC: -score if name.endswith("_loss") else score}
+    score = _score(figures, session.run.config.training.select_by)
+    return None if score is None else {checkpoint.METRIC: score}
 
 
 def state_at(

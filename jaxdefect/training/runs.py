@@ -55,7 +55,9 @@ def check_config(workdir: Path, config: Config) -> None:
     """
     if not (workdir / _CONFIG).exists():
         return
-    lines = structure.difference(_read_json(workdir / _CONFIG), config_lib.to_dict(config))
+    # Through the config, so that a setting that is newer than the run has its default.
+    before = config_lib.to_dict(config_lib.from_dict(_read_json(workdir / _CONFIG)))
+    lines = structure.difference(before, config_lib.to_dict(config))
     if lines:
         raise InputError(
             f"--workdir={workdir} holds a run of another config:\n  "
@@ -64,20 +66,24 @@ def check_config(workdir: Path, config: Config) -> None:
         )
 
 
-def open_run(workdir: Path, config: Config, samples: Sequence[Sample]) -> Run:
+def open_run(workdir: Path, config: Config, samples: Sequence[Sample], *, split: Split | None = None) -> Run:
     """Starts a run in `workdir`, or finds the one that is there; the split is made once and then read back.
+
+    `split`: of a part of a system, whose samples the system has read and checked; None: made as the config says.
 
     Raises:
       InputError: a broken split, an unreadable image or mask, or a directory that cannot be written.
     """
     path = workdir / _SPLIT
     if (workdir / _CONFIG).exists():  # written last, so without it the split was never used
-        split = splits.load(path)
-        splits.check(split, samples)
+        given, split = split, splits.load(path)
+        if given is None:
+            splits.check(split, samples)
         return Run(workdir, config, split, _read_targets(workdir, config))
-    split = splits.make(samples, config.split)
-    used = {*split.train, *split.validation, *split.test}
-    checks.check_samples([sample for sample in samples if sample.id in used])
+    if split is None:
+        split = splits.make(samples, config.split)
+        used = {*split.train, *split.validation, *split.test}
+        checks.check_samples([sample for sample in samples if sample.id in used])
     train = pipeline.training_samples(samples, split, config.data)
     targets = pipeline.make_targets(train, config.data, stride=config.model.output_stride)
     splits.save(split, path)

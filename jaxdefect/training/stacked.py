@@ -24,8 +24,12 @@ from jaxdefect.types import InputError
 _DATA_SECTIONS = ("data", "split")  # in which stacked runs may differ
 
 
-def train(configs: Mapping[Path, Config]) -> int:
+def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | None = None) -> int:
     """Trains, or resumes, one run per directory, all side by side; they may differ in their data and split only.
+
+    Args:
+      configs: by directory.
+      parts: for runs that are parts of a system, by directory.
 
     Returns:
       0 when finished, 128 + the signal's number when interrupted (then the same call resumes).
@@ -35,7 +39,10 @@ def train(configs: Mapping[Path, Config]) -> int:
     """
     _check(configs)
     with contextlib.ExitStack() as stack:
-        opened = [loop.open_session(config, workdir, stack) for workdir, config in configs.items()]
+        opened = [
+            loop.open_session(config, workdir, stack, part=None if parts is None else parts[workdir])
+            for workdir, config in configs.items()
+        ]
         sessions = [session for session, _, _ in opened]
         stages, config = opened[0][1], sessions[0].run.config
         if len({(session.steps_per_epoch, stages[-1].end) for session, stages, _ in opened}) > 1:
@@ -77,6 +84,7 @@ def _common_start(sessions: list[loop.Session]) -> int:
     for session in sessions:
         for later in [number for number in session.checkpoints.manager.all_steps() if number > start]:
             session.checkpoints.manager.delete(later)
+        session.writer.forget_after(start)
     if start:
         CONSOLE.print(f"resuming after step {start}")
     return start
@@ -134,6 +142,8 @@ def _train_stage(
                     CONSOLE.print(f"{where}, mean of {len(sessions)}: {loop.summary(figures, speed)}")
             if is_epoch_end or is_stopping:
                 for session, member in zip(sessions, _unstack(current, len(sessions)), strict=True):
+                    # To where the run's own validation computes.
+                    member = jax.device_put(member, NamedSharding(session.mesh, PartitionSpec()))
                     if is_epoch_end:
                         loop.end_epoch(session, stage, number, member, is_stopping=is_stopping)
                     else:

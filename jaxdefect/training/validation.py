@@ -61,7 +61,9 @@ def make_validation(
                     annotation = batch["mask"][i, :, :, 0]
                     if config.data.target == "severity":
                         annotation = annotation / MAX_SEVERITY
-                    strips[batch["id"][i]] = overlay.validation_strip(batch["image"][i], annotation, probability[i])
+                    strips[batch["id"][i]] = overlay.validation_strip(
+                        batch["image"][i], annotation, probability[i], stride=config.model.alignment_stride
+                    )
         joined = {key: np.concatenate(parts) for key, parts in rows.items()}
         return _figures(joined), [strips[id] for id in chosen if id in strips]
 

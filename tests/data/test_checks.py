@@ -17,13 +17,15 @@ def write(path: Path, value: int, *, shape: tuple[int, int] = (16, 24)) -> Path:
 
 
 def test_all_problems_come_in_one_error(tmp_path: Path):
-    image, full, empty = (write(tmp_path / f"{name}.png", v) for name, v in (("image", 9), ("full", 1), ("empty", 0)))
+    values = {"image": 9, "full": 1, "empty": 0, "gray": 128}
+    image, full, empty, gray = (write(tmp_path / f"{name}.png", value) for name, value in values.items())
     good = [
         Sample("a", image, full, 1, "a"),
         Sample("b", image, empty, 0, "b"),
         Sample("c", image, None, 1, "c"),
         Sample("d", image, RunLengthMask(((1, 5),), "train.csv, line 2"), 1, "d"),
-        Sample("d", image, MaskFile(full, is_soft=True), 1, "d"),
+        Sample("d", image, MaskFile(gray, is_soft=True), 1, "d"),
+        Sample("d", image, MaskFile(empty, is_soft=True), 0, "d"),
         Sample("d", image, ShapeMask((Shape("polyline", (3, 3)),), "via.json, image d"), 1, "d"),
     ]
     checks.check_samples(good)
@@ -41,11 +43,12 @@ def test_all_problems_come_in_one_error(tmp_path: Path):
         Sample("k", image, RunLengthMask(((380, 9),), "train.csv, line 3"), 1, "k"),
         Sample("l", image, ShapeMask((Shape("polyline", (25, 3)),), "via.json, image l"), 1, "l"),
         Sample("m", image, MaskFile(full, above=1), 1, "m"),
+        Sample("n", image, MaskFile(full, is_soft=True), 1, "n"),
     ]
     with pytest.raises(InputError) as caught:
         checks.check_samples([*good, *bad])
     heading, *lines = str(caught.value).splitlines()
-    assert heading.startswith("9 of 15 images have a problem")
+    assert heading.startswith("10 of 17 images have a problem")
     wanted = [
         "gone.png: no such image file",
         "zero.png: the image file is empty (0 bytes)",
@@ -56,10 +59,12 @@ def test_all_problems_come_in_one_error(tmp_path: Path):
         "train.csv, line 3: the run 380 9 leaves the image",
         "via.json, image l: shape 1, a polyline at x 25, y 3, lies outside the image of 16 x 24",
         "full.png: the mask is empty but the image is labelled defective",
+        "full.png: the soft mask's largest degree is 0.00392, so it marks no defect",
     ]
     assert len(lines) == len(wanted)
     for line, text in zip(lines, wanted, strict=True):
         assert text in line
+    assert "hard mask: set config.data.masks = 'hard'" in lines[-1]
 
 
 def test_a_long_list_is_cut_after_ten(tmp_path: Path):

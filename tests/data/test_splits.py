@@ -25,6 +25,16 @@ def make_samples(num_groups: int = 30, *, parts: int = 4, every: int = 2) -> lis
     return samples
 
 
+def samples_of_classes(num_groups: dict[tuple[str, ...], int]) -> list[Sample]:
+    """So many groups with these classes, an image for each class and a good one."""
+    samples = []
+    for classes, number in num_groups.items():
+        for group in (f"{'+'.join(classes)}{i}" for i in range(number)):
+            samples.append(Sample(f"{group}/good", Path("i"), None, 0, group))
+            samples += [Sample(f"{group}/{kind}", Path("i"), Path("m"), 1, group, (kind,)) for kind in classes]
+    return samples
+
+
 def kolektor_samples(num_items: int = 50) -> list[Sample]:
     return [
         Sample(f"kos{n:02d}/Part{p}", Path(f"kos{n:02d}/Part{p}.jpg"), Path("mask.bmp"), int(p == 0), f"kos{n:02d}")
@@ -50,6 +60,70 @@ def test_random_parts_are_stratified_whole_and_reproducible():
     for part in (*splits.PARTS, "masked"):
         assert set(getattr(again, part)) == set(getattr(split, part))
     assert splits.make(samples, dataclasses.replace(config, seed=4)).test != split.test
+
+
+@pytest.mark.parametrize("classes", [(), ("dent",)])
+@pytest.mark.parametrize(
+    ("kind", "test", "validation"),
+    [("random", {0, 1, 3, 10}, {2, 7}), ("folds", {2, 4, 7, 11}, {3, 10})],  # before classes counted
+)
+def test_the_split_of_a_single_class_stays_as_it_was_published(kind, test, validation, classes):
+    samples = [dataclasses.replace(each, classes=classes if each.label else ()) for each in make_samples(12)]
+    config = SplitConfig(kind=kind, fold=1, test_fraction=0.3, validation_fraction=0.3, seed=5)
+    split = splits.make(samples, config)
+    assert groups_of(samples, split.test) == {f"item{number}" for number in test}
+    assert groups_of(samples, split.validation) == {f"item{number}" for number in validation}
+
+
+# What the reader of the magnetic-tile data finds; Fray is the rarest class, with 7 of 193 groups.
+MAGNETIC_TILE = {
+    (): 123,
+    ("Blowhole",): 21,
+    ("Uneven",): 17,
+    ("Break",): 14,
+    ("Crack",): 10,
+    ("Fray",): 5,
+    ("Blowhole", "Fray"): 1,
+    ("Break", "Crack"): 1,
+    ("Break", "Fray"): 1,
+}
+
+
+@pytest.mark.parametrize("kind", ["random", "folds"])
+@pytest.mark.parametrize("seed", range(12))
+def test_every_part_has_its_share_of_every_class(kind: str, seed: int):
+    samples = samples_of_classes(MAGNETIC_TILE)
+    num_groups = collections.Counter(sample.classes for sample in samples if sample.label)
+    for fold in range(3 if kind == "folds" else 1):
+        config = SplitConfig(kind=kind, fold=fold, test_fraction=0.3, validation_fraction=0.15, seed=seed)
+        split = splits.make(samples, config)
+        assert len(groups_of(samples, split.test)) == (58 if kind == "random" else pytest.approx(64.5, abs=0.5))
+        share = {"test": 0.3 if kind == "random" else 1 / 3}
+        share["validation"] = 0.15 * (1 - share["test"])
+        share["train"] = 1 - share["test"] - share["validation"]
+        for part in splits.PARTS:
+            ids = set(getattr(split, part))
+            found = collections.Counter(sample.classes for sample in samples if sample.label and sample.id in ids)
+            for classes, number in num_groups.items():
+                assert found[classes] >= 1
+                assert found[classes] == pytest.approx(share[part] * number, abs=1.7)
+
+
+def test_rare_classes_are_tested_validated_and_trained_as_far_as_they_reach():
+    rare = {(f"class{number}",): number for number in range(1, 5)}
+    samples = samples_of_classes({(): 20, ("common",): 40, **rare})
+    for seed in range(12):
+        split = splits.make(samples, SplitConfig(test_fraction=0.1, validation_fraction=0.1, seed=seed))
+        where = {
+            sample.classes[0]: [
+                part for part in splits.PARTS if any(item.endswith(sample.classes[0]) for item in getattr(split, part))
+            ]
+            for sample in samples
+            if sample.label
+        }
+        assert where.pop("class1") == ["train"]
+        assert where.pop("class2") == ["train", "test"]
+        assert all(parts == list(splits.PARTS) for parts in where.values())
 
 
 def test_every_group_is_tested_in_exactly_one_fold():
@@ -224,9 +298,24 @@ def test_splits_that_cannot_serve_are_refused(change: dict, message: str):
         Sample(f"{g}/{p}", Path("i"), Path("m") if p == 1 else None, int(p > 0), g) for g in "abc" for p in range(3)
     ]
     good = Split(("a/0", "a/1", "a/2"), ("c/0", "c/2"), ("b/0", "b/1"), ("a/1",), source="manifest")
-    splits.check(good, samples)
+    splits.check(good, samples, held_out="both_labels")
     with pytest.raises(InputError, match=message):
-        splits.check(dataclasses.replace(good, **change), samples)
+        splits.check(dataclasses.replace(good, **change), samples, held_out="both_labels")
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_manifest_may_hold_out_images_of_one_label(tmp_path: Path, part: str, label: int):
+    samples = make_samples(8)
+    held_out = tuple(sample.id for sample in samples if sample.group == "item0" and sample.label == label)
+    train = tuple(sample.id for sample in samples if sample.group != "item0")
+    split = dataclasses.replace(Split(train, (), (), (), source="mine"), **{part: held_out})
+    config = SplitConfig(kind="manifest", path=str(tmp_path / "split.json"))
+    splits.save(split, Path(config.path))
+    assert getattr(splits.make(samples, config), part) == held_out
+    splits.save(dataclasses.replace(split, train=held_out, **{part: ()}), Path(config.path))
+    with pytest.raises(InputError, match="the train part of the split has no"):
+        splits.make(samples, config)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Prediction over files, through the launcher's main function."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from jaxdefect.config import Config, DataConfig
+from jaxdefect.config import ClassifierConfig, Config, DataConfig
 from jaxdefect.inference import batch, files
-from jaxdefect.inference.predictor import Predictor, compile_forward
-from jaxdefect.types import InputError
+from jaxdefect.inference.four_stage import Classifier
+from jaxdefect.inference.predictor import Judgement, Predictor, compile_forward
+from jaxdefect.types import Defect, InputError, Window
 from launch import predict
 
 # Id, size and how it is stored: names that a careless scheme would merge, every kind of pixel.
@@ -92,6 +94,7 @@ def test_every_image_is_judged_as_if_alone_and_broken_files_are_reported(
         assert record["is_defective"] == alone.is_defective == (row["is_defective"] == "1")
         assert (record["error"], record["threshold"], row["error"]) == (None, 0.5, "")
         assert record["seconds"] > 0
+        assert [record[key] for key in ("class_scores", "classes", "defects")] == [None, [], None]
         probability = cv2.imread(str(out / record["map"]), cv2.IMREAD_UNCHANGED)
         assert probability.dtype == np.uint16
         np.testing.assert_allclose(probability / 65535, alone.probability, atol=4e-3)
@@ -109,7 +112,11 @@ def test_a_second_run_leaves_only_its_own_results(folder, tmp_path, predictor, m
     out = folder / "results"  # below the images: results must not be taken for images
     arguments = (f"--images={folder}", f"--out={out}")
     run_main(monkeypatch, predictor, *arguments)
-    first, _ = read_tables(out)
+    first, records = read_tables(out)
+    for record in records.values():  # as a version without classes wrote them
+        for key in ("class_scores", "classes", "defects"):
+            del record[key]
+    (out / "predictions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records.values()))
     for name in [*BROKEN, "a/x.png"]:
         (folder / name).unlink()
     assert run_main(monkeypatch, predictor, *arguments, "--map_format=npy", "--batch_size=3") == 0
@@ -127,6 +134,33 @@ def test_a_second_run_leaves_only_its_own_results(folder, tmp_path, predictor, m
         probability = np.load(out / record["map"])
         assert probability.shape == GOOD[record["id"]][0][:2]
         assert probability.dtype == np.float32
+
+
+def test_the_tables_hold_the_classes_of_an_ensemble_and_the_defects_of_a_classifier(
+    folder, tmp_path, predictor, monkeypatch
+):
+    def tables(kind: Predictor, **found) -> tuple[dict, dict]:
+        judgement = Judgement(score=0.9, probability=np.zeros((8, 8), np.float32), stride=8, **found)
+        monkeypatch.setattr(Predictor, "collect", lambda _, running: [judgement] * len(running.prepared))
+        batch.predict_files(kind, {"x.png": folder / "x.png"}, out=tmp_path / "out", batch_size=1)
+        rows, records = read_tables(tmp_path / "out")
+        return rows["x.png"], records["x.png"]
+
+    scores = {"stain": 0.49, "dent": 0.5, "deep scratch": 0.75}
+    row, record = tables(dataclasses.replace(predictor, classes=tuple(scores)), class_scores=scores)
+    assert (record["class_scores"], record["classes"]) == (scores, ["deep scratch", "dent"])
+    assert (json.loads(row["class_scores"]), json.loads(row["classes"])) == (scores, ["deep scratch", "dent"])
+    assert (record["defects"], row["defects"]) == (None, "")
+
+    described = {"area_px": 9, "mean": 0.75, "maximum": 1.0, "class_name": "deep scratch", "confidence": 0.625}
+    defects = tuple(Defect(label=label, box=Window(1, 2, 3, 4), **described) for label in (1, 2))
+    with_classifier = dataclasses.replace(predictor, classifier=Classifier(ClassifierConfig(), (), None, 0, jnp.zeros))
+    row, record = tables(with_classifier, defects=defects)
+    assert (record["class_scores"], record["classes"]) == (None, ["deep scratch"])
+    assert record["defects"] == [{"box": [1, 2, 3, 4], **described}] * 2
+    assert (row["class_scores"], json.loads(row["classes"]), row["defects"]) == ("", ["deep scratch"], "2")
+    row, record = tables(with_classifier)
+    assert (record["classes"], record["defects"], row["defects"]) == ([], [], "0")
 
 
 def test_float_tiff_maps(folder, tmp_path, predictor):

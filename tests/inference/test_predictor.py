@@ -14,6 +14,7 @@ from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import predictor as predictor_module
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.predictor import Predictor, compile_forward
+from jaxdefect.model_config import RegressionConfig
 from jaxdefect.types import InputError
 
 GAIN = 10.0
@@ -163,3 +164,28 @@ def test_load_takes_thresholds_from_the_calibration_and_says_when_there_is_none(
     calibrations.save(Calibration(0.6, 0.3, "validation", 30), tmp_path)
     Predictor.load(tmp_path)
     assert "step 30" in caplog.text
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 120), (131, 149), (50, 70)])
+def test_the_map_of_a_patched_image_lies_on_the_image(height, width):
+    """Sides that are no multiple of a cell, and an image smaller than a patch."""
+
+    def apply(variables, image, *, train):
+        cells = image[..., 0].reshape(len(image), 16, 4, 16, 4).mean((2, 4))
+        return {"probability": cells, "decision": jnp.zeros(len(image))}
+
+    predictor = Predictor(
+        config=Config(
+            data=DataConfig(image_size=(64, 64), fit="patches"), model=RegressionConfig(cell_px=4, score="max")
+        ),
+        variables={},
+        checkpoint_step=1,
+        workdir=Path("run"),
+        calibration=None,
+        forward=compile_forward(apply),
+    )
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    image = 0.2 + 0.3 * rows / height + 0.4 * columns / width  # a linear ramp survives averaging and interpolation
+    prediction = predictor(image)
+    inner = (slice(4, height - 8), slice(4, width - 8))
+    np.testing.assert_allclose(prediction.probability[inner], image[inner], atol=4e-3)  # half a pixel at the mirrored border

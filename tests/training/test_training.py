@@ -253,3 +253,25 @@ def test_parameters_must_match_the_pattern() -> None:
     assert state.merge_params(trained, rest) == params
     with pytest.raises(InputError, match=r"no parameter matches 'c/"):
         state.split_params(params, "c/.*")
+
+
+def test_training_stops_when_the_chosen_figure_no_longer_improves(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figure reaches its best in the second epoch and stays there, which is no improvement."""
+    values = iter([0.4, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
+    stopping = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, epochs=8, patience_epochs=2, steps_per_epoch=1)
+    )
+    figures_of = loop.validation.make_validation
+
+    def make(*arguments, **settings):
+        validate = figures_of(*arguments, **settings)
+        return lambda variables: ({**validate(variables)[0], "average_precision": next(values)}, [])
+
+    monkeypatch.setattr(loop.validation, "make_validation", make)
+    assert loop.train(stopping, tmp_path) == 0
+    assert checkpoint.open_checkpoints(tmp_path).latest_step() == 4
+    assert loop.train(stopping, tmp_path) == 0  # it is finished, and stays so
+    assert checkpoint.open_checkpoints(tmp_path).latest_step() == 4
+    assert checkpoint.restore_variables(tmp_path, config=stopping, which="best")[1] in (2, 3, 4)

@@ -1,0 +1,77 @@
+"""Runs trained side by side are the runs trained alone, on any number of devices, stopped or not."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdefect.config import (
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+    SplitConfig,
+    SyntheticConfig,
+    TrainingConfig,
+)
+from jaxdefect.model_config import SegDecConfig
+from jaxdefect.training import checkpoint, loop, stacked
+from jaxdefect.training.logging import read_figures
+from jaxdefect.types import InputError
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> dict[Path, Config]:
+    """Three runs for the suite's two devices: they share one, while each run alone would use both."""
+    config = Config(
+        data=DataConfig(
+            reader="synthetic",
+            root=str(tmp_path / "surfaces"),
+            image_size=(64, 64),
+            synthetic=SyntheticConfig(layout="folder", num_images=16, height=64, width=64),
+        ),
+        model=SegDecConfig(kernels="atrous"),
+        loss=LossConfig(balance="none"),
+        optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
+        training=TrainingConfig(epochs=2, steps_per_epoch=1, batch_size=2),
+    )
+    return {
+        tmp_path / "stacked" / str(seed): dataclasses.replace(config, split=SplitConfig(seed=seed)) for seed in range(3)
+    }
+
+
+def weights(workdir: Path, config: Config) -> list[np.ndarray]:
+    variables, step = checkpoint.restore_variables(workdir, config=config, which="last")
+    assert step == 2
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
+
+
+def test_side_by_side_is_as_alone_and_a_lost_checkpoint_is_trained_again(
+    configs: dict[Path, Config], tmp_path: Path
+) -> None:
+    assert stacked.train(configs) == 0
+    first = next(iter(configs))
+    manager = checkpoint.open_checkpoints(first)
+    manager.manager.delete(2)  # as if the power had gone between the saves of two runs
+    manager.close()
+    assert stacked.train(configs) == 0
+    for (workdir, config), seed in zip(configs.items(), range(3), strict=True):
+        lines = read_figures(workdir, "train")
+        assert [line["step"] for line in lines] == [1, 2]
+        if seed == 0:
+            alone = tmp_path / "alone"
+            assert loop.train(config, alone) == 0
+            for a, b in zip(weights(workdir, config), weights(alone, config), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+            assert lines[0]["loss"] == pytest.approx(read_figures(alone, "train")[0]["loss"], rel=1e-5)
+    losses = {read_figures(workdir, "train")[0]["loss"] for workdir in configs}
+    assert len(losses) > 1  # their data differ
+
+
+def test_runs_of_different_settings_are_refused(configs: dict[Path, Config], tmp_path: Path) -> None:
+    first = next(iter(configs.values()))
+    other = dataclasses.replace(first, optimizer=OptimizerConfig(name="adam"))
+    with pytest.raises(InputError, match=r"config\.optimizer cannot be stacked"):
+        stacked.train({tmp_path / "a": first, tmp_path / "b": other})

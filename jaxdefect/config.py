@@ -270,8 +270,12 @@ def _check_loss(config: Config) -> None:
     kind, power, weight = loss.segmentation, loss.undisputed_power, loss.positive_weight
     refuse(
         f"loss.segmentation = {kind!r}",
-        (power > 0 and kind == "l2", f"loss.undisputed_power = {power}", "nobody disputes a severity: set it to 0"),
-        (weight != 1 and kind != "bce", f"loss.positive_weight = {weight}", "it is of the cross-entropy: set it to 1"),
+        (
+            power > 0 and kind == "l2",
+            f"loss.undisputed_power = {power}",
+            "a severity is no disputed label: set it to 0",
+        ),
+        (weight != 1 and kind != "bce", f"loss.positive_weight = {weight}", "only 'bce' has it: set it to 1"),
     )
     is_decision_weighed = loss.balance != "none" or loss.decision_weight > 0
     refuse(

@@ -29,8 +29,8 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """A `cls` filled from `values`, each converted to its field's type; `where` names it in errors.
+def build(cls: type, values: Mapping[str, Any], where: str, *, of: str = "") -> Any:
+    """A `cls` filled from `values`, each converted to its field's type; `where` names it in errors, `of` its kind.
 
     Raises:
       InputError: an unknown key (with the nearest name), or a value of another type.
@@ -40,7 +40,7 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     for key, value in values.items():
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
-            raise InputError(f"{where}.{key}: no such setting; the nearest is {where}.{near[0]}")
+            raise InputError(f"{where}.{key}: no such setting{of}; the nearest is {where}.{near[0]}")
         arguments[key] = _convert(hints[key], value, f"{where}.{key}")
     return cls(**arguments)
 
@@ -85,4 +85,4 @@ def _choose(classes: tuple[type, ...], value: Any, where: str) -> Any:
         near = difflib.get_close_matches(str(name), by_name, n=1)
         hint_text = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"{where}.architecture = {name!r}: must be one of {', '.join(map(repr, by_name))}{hint_text}")
-    return build(by_name[name], value, where)
+    return build(by_name[name], value, where, of=f" of the architecture {name!r}")

@@ -1,4 +1,9 @@
-"""What all launchers share: `--config` with overrides, and errors of the user's as one line without a traceback."""
+"""What all launchers share: `--config` with overrides, and errors of the user's as one line without a traceback.
+
+`--config.model.architecture=NAME` with another architecture than the config file's drops the file's model settings: the
+new architecture starts from its own defaults, and `--config.model.KEY=VALUE` overrides those. The file's other sections
+stay; where they do not suit the new architecture, the error says what to override.
+"""
 
 import contextlib
 import dataclasses
@@ -7,12 +12,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdefect import config as config_lib
 from jaxdefect.types import InputError
+
+_ARCHITECTURE = "config.model.architecture"
 
 
 def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False) -> None:
@@ -47,21 +55,28 @@ def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[st
 
 def _define_config(argv: Sequence[str]) -> None:
     """Defines the flags of the config that `--config` names, completed with all defaults."""
-    rest, source = [], None
-    arguments = iter(argv)
-    for argument in arguments:
-        name, has_value, value = argument.partition("=")
-        if name in ("--config", "-config"):
-            source = value if has_value else next(arguments, None)
-        else:
-            rest.append(argument)
+    source, rest = _take(argv, "config")
+    architecture, _ = _take(rest, _ARCHITECTURE)
     sys.argv = rest  # config_flags looks for the overrides there
     if source is None:
         if any(argument in ("--help", "-h", "--helpfull", "--helpshort") for argument in argv):
             return
         raise InputError("--config=FILE is missing; e.g. --config=configs/quickstart.py")
     with _override_errors():
-        config_flags.DEFINE_config_dict("config", read_config(source))
+        config_flags.DEFINE_config_dict("config", read_config(source, architecture=architecture))
+
+
+def _take(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value given as --flag=value or --flag value, None if there is none, and the other arguments."""
+    found, rest = None, []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, has_value, value = argument.partition("=")
+        if name in (f"--{flag}", f"-{flag}"):
+            found = value if has_value else next(arguments, None)
+        else:
+            rest.append(argument)
+    return found, rest
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -80,7 +95,14 @@ def _override_errors() -> Iterator[None]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"an override of the config: {' '.join(str(error).split())}") from error
+        raise InputError(f"an override of the config: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What ml_collections says; an unknown key is a KeyError in an AttributeError."""
+    inner = error.args[0] if error.args else ""
+    text = f"no such setting: {inner.args[0]}" if isinstance(inner, KeyError) else str(error)
+    return " ".join(text.split())
 
 
 def config() -> config_lib.Config:
@@ -95,8 +117,26 @@ def required(flag: flags.FlagHolder[str | None]) -> str:
     return flag.value
 
 
-def read_config(source: str) -> ConfigDict:
-    """The config file `FILE` or `FILE:ARGUMENT` (what `get_config` is called with), all defaults filled in."""
+def read_config(source: str, *, architecture: str | None = None) -> ConfigDict:
+    """The config file `FILE` or `FILE:ARGUMENT` (what `get_config` is called with), all defaults filled in.
+
+    Only the overridden config is checked as a whole, by `config`: an override may mend what the file alone lacks.
+
+    Args:
+      source: the file.
+      architecture: another than the file's drops the file's model settings for the defaults of this one.
+
+    Raises:
+      InputError: no such file, argument or architecture; or a setting that does not exist or is of another type.
+    """
+    config = config_lib.complete(_read_values(source))
+    if architecture not in (None, config.model.architecture):
+        config = dataclasses.replace(config, model=config_lib.complete({"model": {"architecture": architecture}}).model)
+    return ConfigDict(dataclasses.asdict(config))
+
+
+def _read_values(source: str) -> dict[str, Any]:
+    """What the config file sets."""
     name, has_argument, argument = source.partition(":")
     path = Path(name)
     if not path.is_file():
@@ -117,7 +157,7 @@ def read_config(source: str) -> ConfigDict:
             values = namespace["get_config"](argument)
         except (TypeError, ValueError) as error:  # it takes no argument, or not this one
             raise InputError(f"--config={source}: {error}") from error
-    return ConfigDict(dataclasses.asdict(config_lib.from_dict(ConfigDict(values).to_dict())))
+    return ConfigDict(values).to_dict()
 
 
 def _fail(error: InputError) -> None:

@@ -8,10 +8,28 @@ import pytest
 
 from jaxdefect import config as config_lib
 from jaxdefect import structure
+from jaxdefect.model_config import UNetConfig
 from jaxdefect.types import InputError
 from launch import cli
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def merge(base: dict, values: dict) -> dict:
+    """Two config mappings with sections, what `values` sets in place of what `base` does."""
+    return {name: {**base.get(name, {}), **values.get(name, {})} for name in {**base, **values}}
+
+
+UNTRAINED_DECISION = {"balance": "none", "decision_weight": 0.0}
+UNET = {"model": {"architecture": "unet"}, "loss": UNTRAINED_DECISION}
+RESNET = {"model": {"architecture": "resnet", "num_classes": 3}, "data": {"classes": ("bar", "spot")}}
+REGRESSION = {
+    "model": {"architecture": "regression"},
+    "data": {"target": "severity"},
+    "loss": {**UNTRAINED_DECISION, "segmentation": "l2"},
+}
+ENSEMBLE = {"ensemble": {"kind": "per_class"}}
+FOUR_STAGES = merge(REGRESSION, {"data": {"fit": "patches"}, "classifier": {"is_enabled": True}})
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.name)
@@ -45,6 +63,22 @@ def test_severstal_ties_epochs_and_decay_to_the_positives(num_positives: int, ep
         ({"model": {"attention_reduction": 0}}, r"attention_reduction = 0: must be between 1 and 64"),
         ({"data": {"augment": {"noise": -1}}}, r"data\.augment\.noise = -1"),
         ({"model": {"norm": "batch"}, "training": {"stages": "two_stage"}}, r"norm = 'batch'.*two_stage"),
+        ({"model": {"architecture": "unet", "attention": True}}, r"no such setting of the architecture 'unet'"),
+        (
+            {"classifier": {"training": {"batch_size": 0}}},
+            r"config\.classifier\.training\.batch_size = 0: must be 1 or",
+        ),
+        (
+            {"classifier": {"optimizer": {"momentum": 2}}},
+            r"config\.classifier\.optimizer\.momentum = 2.*between 0 and 1",
+        ),
+        ({"classifier": {"augment": {"noise": 2}}}, r"config\.classifier\.augment\.noise = 2"),
+        ({"classifier": {"window_stride_px": 0}}, r"config\.classifier\.window_stride_px = 0"),
+        ({"classifier": {"training": {"stages": "two_stage"}}}, r"classifier\.training\.stages = 'two.*use 'joint'"),
+        (
+            {"classifier": {"training": {"select_by": "segmentation_loss"}}},
+            r"classifier\.training\.select_by = 'segmentation_loss'.*use 'accuracy'",
+        ),
         ({"data": {"image_size": (250, 1600)}}, r"250x1600 .*data\.image_size.* nearest valid size is 248x1600"),
         ({"data": {"image_size": (256,)}}, r"must be 2 values"),
         ({"data": 3}, r"section"),
@@ -54,6 +88,86 @@ def test_severstal_ties_epochs_and_decay_to_the_positives(num_positives: int, ep
 def test_mistakes_are_named(values: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         config_lib.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [UNET, RESNET, REGRESSION, ENSEMBLE, FOUR_STAGES], ids=str)
+def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
+    config_lib.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("base", "values", "message"),
+    [
+        (ENSEMBLE, {"inference": {"decision": "logistic"}}, r"decision = 'logistic'.*'per_class'; use 'network'"),
+        (ENSEMBLE, {"data": {"fit": "patches"}}, r"data\.fit = 'patches'.*'per_class'; use 'resize'"),
+        (
+            ENSEMBLE,
+            {"classifier": {"is_enabled": True}},
+            r"classifier\.is_enabled = True.*'per_class'; set it to False",
+        ),
+        (ENSEMBLE, RESNET, r"architecture = 'resnet'.*'per_class'; use that of a detector"),
+        (
+            ENSEMBLE,
+            {"training": {"patience_epochs": 2}},
+            r"patience_epochs = 2.*'per_class'.*set it to 0.*'sequential'",
+        ),
+        (FOUR_STAGES, {"data": {"fit": "resize"}}, r"data\.fit = 'resize'.*classifier\.is_enabled.*use 'patches'"),
+        (FOUR_STAGES, {"inference": {"decision": "logistic"}}, r"'logistic'.*classifier\.is_enabled.*use 'network'"),
+        (FOUR_STAGES, {"classifier": {"window_px": 50}}, r"50x50 .*classifier\.window_px.* 64x64"),
+        (
+            {"data": {"fit": "patches"}, "classifier": {"is_enabled": True}},
+            {},
+            r"architecture = 'segdec'.*classifier\.is_enabled.*'regression'",
+        ),
+        (RESNET, {"data": {"classes": ()}}, r"'resnet'.*num_classes = 3.*classes = \(\).*config\.classifier of a det"),
+        (RESNET, {"model": {"num_classes": 2}}, r"num_classes = 2.*classes = \('bar', 'spot'\).*one output more"),
+        (UNET, {"data": {"classes": ("bar",)}}, r"classes = \('bar',\).*'unet'.*leave them empty"),
+        (RESNET, {"inference": {"decision": "logistic"}}, r"decision = 'logistic'.*'resnet'.*use 'network'"),
+        (RESNET, {"training": {"select_by": "segmentation_loss"}}, r"select_by.*'resnet'.*use 'accuracy'"),
+        (UNET, {"training": {"select_by": "accuracy"}}, r"select_by = 'accuracy'.*'unet'; use 'average_precision'"),
+        (
+            {"training": {"stages": "two_stage"}},
+            {"training": {"select_by": "segmentation_loss"}},
+            r"select_by = 'segmentation_loss'.*'two_stage'.*use 'average_precision'",
+        ),
+        (
+            {"training": {"stages": "two_stage"}},
+            {"training": {"patience_epochs": 1}},
+            r"patience_epochs = 1.*'two_stage'",
+        ),
+        (UNET, {"training": {"stages": "two_stage"}}, r"'two_stage': only the architecture 'segdec'"),
+        (
+            {"data": {"image_size": (64, 128), "fit": "patches"}},
+            {"data": {"patch_stride_px": 65}},
+            r"patch_stride_px = 65.*image_size = \(64, 128\).*at most 64",
+        ),
+        (REGRESSION, {"loss": {"undisputed_power": 1}}, r"undisputed_power = 1\.0.*'l2'.*set it to 0"),
+        (REGRESSION, {"loss": {"positive_weight": 5}}, r"positive_weight = 5\.0.*'l2'; only 'bce' has it: set it to 1"),
+        ({}, {"loss": {"segmentation": "mse", "positive_weight": 5}}, r"positive_weight = 5\.0.*'mse'"),
+        (REGRESSION, {"data": {"target": "soft"}}, r"target = 'soft'.*'regression' learns the target 'severity'"),
+        (UNET, {"loss": {"balance": "linear"}}, r"balance = 'linear'.*'unet'.*balance = 'none'.*decision_weight = 0"),
+        (UNET, {"loss": {"balance": "decay"}}, r"balance = 'decay'.*'unet'.*balance = 'none'.*decision_weight = 0"),
+        (UNET, {"loss": {"decision_weight": 1}}, r"decision_weight = 1\.0.*'unet'.*decision_weight = 0"),
+    ],
+)
+def test_conflicts_are_named_with_the_way_out(base: dict, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config_lib.from_dict(merge(base, values))
+
+
+def test_an_ensemble_trained_in_turn_may_stop_early() -> None:
+    sequential = {"ensemble": {"training": "sequential"}, "training": {"patience_epochs": 2}}
+    assert config_lib.from_dict(merge(ENSEMBLE, sequential)).training.patience_epochs == 2
+
+
+def test_another_architecture_starts_from_its_own_defaults() -> None:
+    file = str(CONFIGS / "quickstart.py")
+    config = cli.read_config(file, architecture="unet")
+    assert config.model.to_dict() == dataclasses.asdict(UNetConfig())
+    assert config.data == cli.read_config(file).data
+    assert cli.read_config(file, architecture="segdec") == cli.read_config(file)
+    with pytest.raises(InputError, match=r"architecture = 'unett'.*did you mean 'unet'"):
+        cli.read_config(file, architecture="unett")
 
 
 def test_difference_lists_what_changed() -> None:

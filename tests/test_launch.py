@@ -81,6 +81,14 @@ QUICKSTART = "--config=configs/quickstart.py"
         (("train", QUICKSTART, "--config.training.epoch=3", "--workdir=x"), 'Did you mean "epochs"'),
         (("train", QUICKSTART, "--config.training.epochs=many", "--workdir=x"), "config.training.epochs=many"),
         (("train", QUICKSTART, "--config.model.norm=batchnorm", "--workdir=x"), "did you mean 'batch'?"),
+        (
+            ("train", QUICKSTART, "--config.model.architecture=unet", "--config.model.attention=True", "--workdir=x"),
+            "no such setting: 'attention'",
+        ),
+        (
+            ("train", QUICKSTART, "--config.model.architecture=unet", "--config.model.resolution=eigth", "--workdir=x"),
+            "config.model.resolution = 'eigth': must be one of 'full', 'eighth'",
+        ),
         (("train", QUICKSTART, "--config.data.image_size=(100,256)", "--workdir=x"), "nearest valid size is 96x256"),
         (("train", QUICKSTART, "--workdir=/proc/run"), "/proc/run"),
         (("evaluate", "--workdir=nowhere"), "not the directory of a run"),

@@ -66,7 +66,7 @@ def load(
     last = tensors.get(published.last_weight)
     if last is not None and last.ndim == 2:
         settings["num_classes"] = last.shape[0]
-    module = models.build(config.from_dict({"model": settings}).model)
+    module = models.build(config.complete({"model": settings}).model)
     wanted = _wanted_shapes(module, num_channels=_num_channels(tensors.get(published.first_weight)))
     variables = weights.take(tensors, published.entries, wanted, source=source, architecture=architecture)
     return module, traverse_util.unflatten_dict(variables, sep="/")

@@ -188,4 +188,4 @@ def test_the_map_of_a_patched_image_lies_on_the_image(height, width):
     image = 0.2 + 0.3 * rows / height + 0.4 * columns / width  # a linear ramp survives averaging and interpolation
     prediction = predictor(image)
     inner = (slice(4, height - 8), slice(4, width - 8))
-    np.testing.assert_allclose(prediction.probability[inner], image[inner], atol=4e-3)  # half a pixel at the mirrored border
+    np.testing.assert_allclose(prediction.probability[inner], image[inner], atol=4e-3)

@@ -15,6 +15,7 @@ import pytest
 from jaxdefect.config import Config, from_dict, to_dict
 from jaxdefect.data import readers, splits
 from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference import choosing
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.choosing import calibrate_run
 from jaxdefect.inference.evaluation import Evaluation, GalleryEntry, GallerySize, evaluate, select_gallery
@@ -74,8 +75,8 @@ def test_metrics_and_scores_are_those_worked_out_by_hand(samples, tmp_path):
     directory = tmp_path / "evaluation" / "test"
     _report(samples, directory, "train")
     metrics, _ = _report(samples, directory, "validation")  # the second time replaces the first
-    names = ("metrics.json", "precision_recall.png", "report.html", "score_histogram.png", "scores.csv")
-    assert sorted(path.name for path in directory.iterdir()) == sorted(names)
+    plots = {"precision_recall.png", "score_histogram.png", "defects_by_iou.png"}
+    assert {path.name for path in directory.iterdir()} == {"metrics.json", "report.html", "scores.csv", *plots}
     # Scores in order: 0.9 +, 0.7 +, 0.4 -, 0.2 +, 0.1 -. At 0.3: TP 2, FP 1, FN 1.
     expected = {
         "split": "test",
@@ -200,11 +201,11 @@ def test_a_run_is_calibrated_once_for_its_checkpoint_and_anew_for_another(sample
     splits.save(split, workdir / "split.json")
     steps = {None: 7, "last": 9}
 
-    def load(_: Path, *, checkpoint: str | None, is_calibrating: bool) -> FakePredictor:
+    def load(path: Path, *, checkpoint: str | None, is_calibrating: bool) -> FakePredictor:
         assert is_calibrating
-        return FakePredictor(config, steps[checkpoint])
+        return FakePredictor(config, steps[checkpoint], calibration=calibrations.load(path))
 
-    monkeypatch.setattr(report.Predictor, "load", load)
+    monkeypatch.setattr(choosing.Predictor, "load", load)
     metrics = report.run_evaluation(workdir)
     assert (metrics["num_images"], metrics["threshold"]) == (3, pytest.approx(0.65))  # between 0.9 + and 0.4 -
     chosen = Calibration(threshold=0.15, pixel_threshold=0.5, source="validation", checkpoint_step=7)

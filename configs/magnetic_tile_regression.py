@@ -51,6 +51,8 @@ def get_config() -> ConfigDict:
                 "is_enabled": True,
                 "model": {"depth": 101, "input_norm": "none"},
                 "augment": {"flip": True, "rotate90": True, "brightness": 0.1, "contrast": 0.2},
+                "optimizer": {"name": "adam", "learning_rate": 1e-3, "schedule": "cosine"},
+                "training": {"epochs": 40, "batch_size": 16, "select_by": "accuracy"},
             },
         }
     )

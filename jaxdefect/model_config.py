@@ -6,7 +6,7 @@ multiples of it) and `threshold` (the score from which an image counts as defect
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxdefect.types import InputError
 
@@ -34,13 +34,8 @@ class SegDecConfig:
     dtype: Dtype = "float32"
     threshold: float = 0.5
 
-    @property
-    def output_stride(self) -> int:
-        return 8
-
-    @property
-    def alignment_stride(self) -> int:
-        return self.output_stride
+    output_stride: ClassVar[int] = 8
+    alignment_stride: ClassVar[int] = 8
 
     @property
     def size_step(self) -> int:
@@ -52,11 +47,7 @@ class BackgroundSuppressionConfig:
     """Options of the one-stage detector with dual background suppression (`models/background_suppression.py`)."""
 
     architecture: Literal["background_suppression"] = "background_suppression"
-    decoder_channels: tuple[int, int, int] = (
-        64,
-        64,
-        32,
-    )  # from the coarsest stage to the finest; they mirror the skips
+    decoder_channels: tuple[int, int, int] = (64, 64, 32)  # coarsest stage first; they mirror the skips
     norm: Literal["feature", "batch"] = "feature"
     initializer: Literal["xavier_normal", "normal"] = "xavier_normal"
     supervision: Literal["stages", "stages_coarse", "stages_fine"] = "stages"  # which maps the loss sees besides f1..f3
@@ -64,17 +55,9 @@ class BackgroundSuppressionConfig:
     dtype: Dtype = "float32"
     threshold: float = 100 / (1408 * 512)  # sigma = 100 at 1408x512, equation 6
 
-    @property
-    def output_stride(self) -> int:
-        return 1
-
-    @property
-    def alignment_stride(self) -> int:
-        return self.output_stride
-
-    @property
-    def size_step(self) -> int:
-        return 8
+    output_stride: ClassVar[int] = 1
+    alignment_stride: ClassVar[int] = 1
+    size_step: ClassVar[int] = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +74,8 @@ class RegressionConfig:
     def output_stride(self) -> int:
         return self.cell_px
 
-    @property
-    def alignment_stride(self) -> int:
-        return 1
-
-    @property
-    def size_step(self) -> int:
-        return 4
+    alignment_stride: ClassVar[int] = 1
+    size_step: ClassVar[int] = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +97,7 @@ class UNetConfig:
     def alignment_stride(self) -> int:
         return self.output_stride
 
-    @property
-    def size_step(self) -> int:
-        return 16
+    size_step: ClassVar[int] = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,17 +112,9 @@ class UNetMobileNetV2Config:
     dtype: Dtype = "float32"
     threshold: float = 0.5
 
-    @property
-    def output_stride(self) -> int:
-        return 1
-
-    @property
-    def alignment_stride(self) -> int:
-        return self.output_stride
-
-    @property
-    def size_step(self) -> int:
-        return 32
+    output_stride: ClassVar[int] = 1
+    alignment_stride: ClassVar[int] = 1
+    size_step: ClassVar[int] = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,17 +129,9 @@ class ResNetConfig:
     dtype: Dtype = "float32"
     threshold: float = 0.5
 
-    @property
-    def output_stride(self) -> int:
-        return 1
-
-    @property
-    def alignment_stride(self) -> int:
-        return self.output_stride
-
-    @property
-    def size_step(self) -> int:
-        return 32
+    output_stride: ClassVar[int] = 1
+    alignment_stride: ClassVar[int] = 1
+    size_step: ClassVar[int] = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,17 +146,9 @@ class MobileNetV2Config:
     dtype: Dtype = "float32"
     threshold: float = 0.5
 
-    @property
-    def output_stride(self) -> int:
-        return 1
-
-    @property
-    def alignment_stride(self) -> int:
-        return self.output_stride
-
-    @property
-    def size_step(self) -> int:
-        return 32
+    output_stride: ClassVar[int] = 1
+    alignment_stride: ClassVar[int] = 1
+    size_step: ClassVar[int] = 32
 
 
 ModelConfig = (

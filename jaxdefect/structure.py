@@ -35,7 +35,8 @@ def build(cls: type, values: Mapping[str, Any], where: str, *, of: str = "") -> 
     Raises:
       InputError: an unknown key (with the nearest name), or a value of another type.
     """
-    hints = typing.get_type_hints(cls)
+    types_of = typing.get_type_hints(cls)
+    hints = {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
     arguments = {}
     for key, value in values.items():
         if key not in hints:

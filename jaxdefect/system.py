@@ -13,7 +13,7 @@ import numpy as np
 from jaxdefect import models
 from jaxdefect.config import Config, DataConfig, EnsembleConfig, LossConfig, SplitConfig
 from jaxdefect.data import annotation, checks, pipeline, readers, splits
-from jaxdefect.inference import choosing, ensemble, four_stage
+from jaxdefect.inference import choosing, ensemble, four_stage, windows
 from jaxdefect.inference.evaluation import score
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.models import pretrained
@@ -159,20 +159,20 @@ def _write_classifier_data(config: Config, workdir: Path, directory: Path) -> No
     CONSOLE.print(f"{directory}: {num_defects} windows over true defects, {len(written) - num_defects} over none")
 
 
-def split_windows(windows: Sequence[Sample], validation_groups: set[str], *, source: str) -> Split:
-    """Windows to train on and to choose the classifier's checkpoint by.
+def split_windows(crops: Sequence[Sample], validation_groups: set[str], *, source: str) -> Split:
+    """Cut windows to train on and to choose the classifier's checkpoint by.
 
     Where the validation images do not show both, defects and none, every fifth group with a defect validates instead;
     if that leaves one of the two without both, there is no validation.
     """
-    fifth = set(sorted({window.group for window in windows if window.label})[::5])
+    fifth = set(sorted({crop.group for crop in crops if crop.label})[::5])
     for groups in (validation_groups, fifth):
-        validation = [window for window in windows if window.group in groups]
-        train = [window for window in windows if window.group not in groups]
-        if all({window.label for window in part} == {0, 1} for part in (train, validation)):
-            ids = (tuple(window.id for window in part) for part in (train, validation))
+        validation = [crop for crop in crops if crop.group in groups]
+        train = [crop for crop in crops if crop.group not in groups]
+        if all({crop.label for crop in part} == {0, 1} for part in (train, validation)):
+            ids = (tuple(crop.id for crop in part) for part in (train, validation))
             return Split(*ids, test=(), masked=(), source=source)
-    return Split(tuple(window.id for window in windows), (), (), (), source=source)
+    return Split(tuple(crop.id for crop in crops), (), (), (), source=source)
 
 
 def _crops(
@@ -183,7 +183,7 @@ def _crops(
         if scored.mask is None:
             continue
         image, _ = pipeline.load(scored.sample, config.data)
-        for crop in four_stage.training_crops(
+        crops = four_stage.training_crops(
             scored.sample,
             image,
             scored.mask,
@@ -192,5 +192,6 @@ def _crops(
             threshold=pixel_threshold,
             join_distance_px=config.inference.join_distance_px,
             rng=rng,
-        ):
-            yield crop, four_stage.cut_crop(crop, image, settings=config.classifier)
+        )
+        places = [crop.window for crop in crops]
+        yield from zip(crops, windows.cut_windows(image, places, window_px=config.classifier.window_px), strict=True)

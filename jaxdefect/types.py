@@ -94,6 +94,9 @@ class Sample:
     window: Window | None = None
 
 
+MAX_SEVERITY = 12.0  # of a target cell: what the network sees of the largest raw severity (He & Liu 2020)
+
+
 @dataclasses.dataclass(frozen=True)
 class Targets:
     """What training targets need besides the config: `stride` input pixels per target cell, and the raw severity that

@@ -260,3 +260,8 @@ def evaluation_batches(
     element = TrainingElement(dataclasses.replace(config, augment=AugmentConfig()), targets)
     stream = grain.MapDataset.source(list(samples)).seed(0).random_map(element).batch(batch_size)
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)))
+
+
+def pad(values: np.ndarray, size: int) -> np.ndarray:
+    """[n, ...] -> [size, ...]: the last element repeated, so that every batch has the compiled shape."""
+    return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])

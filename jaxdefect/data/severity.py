@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 
-MAX_SEVERITY = 12.0  # what the network sees of the largest raw severity
+from jaxdefect.types import MAX_SEVERITY
+
 _CLIP = 500.0  # lambda of equation 2, in intensities of 0..255
 _WHITE = 255.0
 

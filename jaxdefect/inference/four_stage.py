@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdefect import models
 from jaxdefect.config import ClassifierConfig
-from jaxdefect.data import images
+from jaxdefect.data import images, pipeline
 from jaxdefect.inference import windows
 from jaxdefect.inference.components import find_defects
 from jaxdefect.inference.defects import UNKNOWN_CLASS, known_class
@@ -20,7 +20,7 @@ from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
 from jaxdefect.types import Defect, InputError, Sample, Window
 
-FOLDER = "classifier"  # under the detector's run
+_FOLDER = "classifier"  # under the detector's run
 _BATCH = 16
 _CROP_FOLDER = "images"
 
@@ -41,7 +41,7 @@ class Classifier:
 
 def classifier_directory(workdir: Path) -> Path:
     """Where the classifier's run lies under the detector's."""
-    return workdir / FOLDER
+    return workdir / _FOLDER
 
 
 def load_classifier(run: runs.Run) -> Classifier:
@@ -114,8 +114,8 @@ def _classify(image: np.ndarray, parts: Sequence[Window], classifier: Classifier
     rows = []
     for start in range(0, len(cuts), _BATCH):
         chunk = cuts[start : start + _BATCH]
-        padded = np.concatenate([chunk, np.repeat(chunk[-1:], _BATCH - len(chunk), axis=0)])
-        rows.append(np.asarray(classifier.forward(classifier.variables, padded))[: len(chunk)])
+        probabilities = classifier.forward(classifier.variables, pipeline.pad(chunk, _BATCH))
+        rows.append(np.asarray(probabilities)[: len(chunk)])
     return np.concatenate(rows)
 
 
@@ -224,8 +224,3 @@ def write_crops(crops: Iterable[tuple[Crop, np.ndarray]], folder: Path) -> list[
             name = sample.classes[0] if sample.label else ""
             writer.writerow([f"{sample.id}.png", sample.label, sample.group, name])
     return samples
-
-
-def cut_crop(crop: Crop, image: np.ndarray, *, settings: ClassifierConfig) -> np.ndarray:
-    """The pixels of a crop at the classifier's input size, [w, w, C]."""
-    return windows.cut_windows(image, [crop.window], window_px=settings.window_px)[0]

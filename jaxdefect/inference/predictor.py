@@ -15,7 +15,7 @@ from scipy import special
 
 from jaxdefect import models, overlay
 from jaxdefect.config import Config
-from jaxdefect.data import patches
+from jaxdefect.data import patches, pipeline
 from jaxdefect.data.images import resize_image
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import ensemble, four_stage, logistic
@@ -220,10 +220,7 @@ class Predictor:
         size = batch_size or min(_MAX_BATCH, 1 << (len(tiles) - 1).bit_length())
         outputs = []
         for start in range(0, len(tiles), size):
-            chunk = tiles[start : start + size]
-            if len(chunk) < size:
-                chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-            outputs.append(self.forward(self.variables, chunk))
+            outputs.append(self.forward(self.variables, pipeline.pad(tiles[start : start + size], size)))
         return Running(prepared, outputs, len(tiles))
 
     def collect(self, running: Running) -> list[Judgement]:

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.models.depthwise import convolve_depthwise
-from jaxdefect.models.layers import ConvNorm, Norm
-from jaxdefect.models.unet import block_mean, normalize
+from jaxdefect.models.layers import ConvNorm, Norm, normalize
+from jaxdefect.models.unet import block_mean
 
 _MIDDLE_UNITS = 16
 _ATROUS_RATES = (6, 12, 18)

@@ -95,6 +95,13 @@ class FeatureNorm(nn.Module):
         return ((values - mean) * (factor * scale) + bias).astype(x.dtype)
 
 
+def normalize(x: jax.Array, *, norm: Norm, train: bool, name: str = "norm") -> jax.Array:
+    """Normalises [B, H, W, C] by a submodule `name` of the module that is being called."""
+    if norm == "batch":
+        return nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=x.dtype, name=name)(x)
+    return FeatureNorm(norm == "feature_official", name=name)(x)
+
+
 class SqueezeExcitation(nn.Module):
     """Channel attention (Hu 2018): x * sigmoid(W2 relu(W1 mean(x))), both layers with bias."""
 
@@ -126,8 +133,5 @@ class ConvNorm(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), dilation=self.dilation)
-        if self.norm == "batch":
-            x = nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=self.dtype, name="norm")(x)
-        else:
-            x = FeatureNorm(self.norm == "feature_official", name="norm")(x)
+        x = normalize(x, norm=self.norm, train=train)
         return x if self.is_logit else nn.relu(x)

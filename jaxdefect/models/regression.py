@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import RegressionConfig, check_image_size
 from jaxdefect.models.layers import NORM_EPSILON, score_logit
+from jaxdefect.types import MAX_SEVERITY
 
 _MOMENTUM = 0.9  # of the running averages: Flax's 0.99 lags behind for hundreds of steps, and validation with it
-MAX_SEVERITY = 12.0  # of the training targets' range [0, 12]
 _KERNEL_INIT = nn.initializers.xavier_normal()
 
 

@@ -17,17 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdefect.model_config import UNetConfig, check_image_size
-from jaxdefect.models.layers import NORM_EPSILON, ConvNorm, FeatureNorm, Norm, max_pool, score_logit
+from jaxdefect.models.layers import ConvNorm, Norm, max_pool, normalize, score_logit
 
 _CHANNELS = (64, 128, 256, 512)  # at full resolution, 1/2, 1/4, 1/8
 _BOTTOM_CHANNELS = 1024  # at 1/16
-
-
-def normalize(x: jax.Array, *, norm: Norm, train: bool, name: str = "norm") -> jax.Array:
-    """Normalises [B, H, W, C] by a submodule `name` of the module that is being called."""
-    if norm == "batch":
-        return nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=x.dtype, name=name)(x)
-    return FeatureNorm(norm == "feature_official", name=name)(x)
 
 
 def block_mean(x: jax.Array, side: int) -> jax.Array:

@@ -288,6 +288,7 @@ def state_at(
 
 
 def summary(figures: dict[str, float], speed: float) -> str:
+    """A step's losses with the weights in use, and images per second, on one line."""
     weights = {"segmentation": figures["segmentation_weight"], "decision": figures["decision_weight"], "class": 1.0}
     parts = [
         f"{name} {figures[f'{name}_loss']:.4f} x {weight:.3g}"

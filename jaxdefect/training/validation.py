@@ -12,10 +12,9 @@ from scipy import special
 from jaxdefect import overlay
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline
-from jaxdefect.data.severity import MAX_SEVERITY
 from jaxdefect.metrics import image as image_metrics
 from jaxdefect.training.step import loss_terms, place
-from jaxdefect.types import Sample, Targets
+from jaxdefect.types import MAX_SEVERITY, Sample, Targets
 
 _NUM_STRIPS = 4
 _RANKING = ("average_precision", "roc_auc", "false_positives_at_full_recall")
@@ -50,7 +49,8 @@ def make_validation(
         batches = pipeline.evaluation_batches(samples, config.data, targets=targets, batch_size=batch_size)
         for batch in batches:
             count = len(batch["label"])
-            outputs = jax.device_get(forward(variables, place(_pad(batch, batch_size), mesh)))
+            padded = {key: pipeline.pad(value, batch_size) for key, value in batch.items()}
+            outputs = jax.device_get(forward(variables, place(padded, mesh)))
             probability = outputs.pop("probability", None)
             for key, value in outputs.items():
                 rows.setdefault(key, []).append(value[:count])
@@ -92,10 +92,3 @@ def _scores(rows: dict[str, np.ndarray]) -> np.ndarray:
     if "decision" in rows:
         return special.expit(rows["decision"].astype(np.float64))
     return 1.0 - special.softmax(rows["classes"].astype(np.float64), axis=-1)[:, 0]
-
-
-def _pad(batch: Any, size: int) -> dict[str, Any]:
-    """Repeats the last element up to `size`, so that every batch has the compiled shape."""
-    return {
-        key: np.concatenate([value, np.repeat(value[-1:], size - len(value), axis=0)]) for key, value in batch.items()
-    }

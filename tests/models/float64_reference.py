@@ -118,6 +118,19 @@ def draw(module: nn.Module, *, num_channels: int = 1) -> dict[str, Any]:
     return variables
 
 
+def draw_with_identity_norms(module: nn.Module, *, num_channels: int) -> dict[str, Any]:
+    """Variables without compiling the initialisation: identity norms, kernels that keep the activations' size."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: models.init(module, num_channels=num_channels, seed=0))
+
+    def value(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key == "kernel":
+            return rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
 def assert_gradients_are_finite(module: nn.Module, *, num_channels: int = 1) -> None:
     """At the initial values, in training, on noise and on constant images; on noise no parameter is left without one.
 

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdefect import models
-from jaxdefect.data.severity import MAX_SEVERITY as DATA_MAX_SEVERITY
 from jaxdefect.model_config import RegressionConfig
-from jaxdefect.models.regression import MAX_SEVERITY
 from jaxdefect.types import InputError
 
 PARAMETERS = Path(__file__).with_name("regression_parameters.txt")
@@ -104,10 +102,6 @@ def test_network_matches_float64_reference(cell_px, num_channels, score):
     expected = probability.max((1, 2)) if score == "max" else probability.mean((1, 2))
     assert 0 < expected.min() < expected.max() < 1
     np.testing.assert_allclose(reference.sigmoid(np.asarray(outputs["decision"])), expected, rtol=1e-3)
-
-
-def test_targets_and_network_share_one_scale():
-    assert MAX_SEVERITY == DATA_MAX_SEVERITY == 12
 
 
 def test_running_averages_move_in_training_only():

@@ -1,6 +1,6 @@
 """ResNet against torchvision's parameter counts; its outputs are compared in tests/interop/test_torchvision.py."""
 
-import flax.linen as nn
+import float64_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,22 +21,9 @@ def test_published_parameter_counts(depth, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
 
 
-def draw(module: nn.Module, *, num_channels: int) -> dict:
-    """Variables without compiling the initialisation: identity norms, kernels that keep the activations' size."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: models.init(module, num_channels=num_channels, seed=0))
-
-    def value(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if path[-1].key == "kernel":
-            return rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
-        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
-
-    return jax.tree_util.tree_map_with_path(value, shapes)
-
-
 def test_classifies_windows_and_every_parameter_learns():
     module = models.build(ResNetConfig(depth=18, num_classes=3))
-    variables = draw(module, num_channels=1)
+    variables = reference.draw_with_identity_norms(module, num_channels=1)
     image = np.random.default_rng(0).uniform(size=(2, 64, 64, 1)).astype(np.float32)
 
     @jax.jit

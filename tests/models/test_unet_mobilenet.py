@@ -1,6 +1,6 @@
 """The U-Net against its published parameter count and the contract; outputs: tests/interop/test_torchvision.py."""
 
-import flax.linen as nn
+import float64_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,24 +17,11 @@ def test_published_parameter_count():
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_628_945
 
 
-def draw(module: nn.Module, *, num_channels: int) -> dict:
-    """Variables without compiling the initialisation: identity norms, kernels that keep the activations' size."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: models.init(module, num_channels=num_channels, seed=0))
-
-    def value(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if path[-1].key == "kernel":
-            return rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
-        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
-
-    return jax.tree_util.tree_map_with_path(value, shapes)
-
-
 def test_contract_at_full_size():
     """bfloat16 inside, float32 outside; the score is the map's maximum."""
     config = UNetMobileNetV2Config(dtype="bfloat16")
     module = models.build(config)
-    variables = draw(module, num_channels=1)
+    variables = reference.draw_with_identity_norms(module, num_channels=1)
     image = np.random.default_rng(0).uniform(size=(2, 64, 96, 1)).astype(np.float32)
     outputs = jax.jit(module.apply)(variables, image)
     assert {name: (value.shape, value.dtype.name) for name, value in outputs.items()} == {

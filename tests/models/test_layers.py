@@ -1,0 +1,48 @@
+"""Shared blocks whose gradients are written by hand, against XLA's and float64 ones."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdefect.models import layers
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (1, 5, 7, 2)])
+def test_max_pool_is_xlas_also_where_maxima_tie(shape):
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.integers(-2, 3, shape), 0).astype(np.float32)
+    cotangent = rng.normal(size=(shape[0], shape[1] // 2, shape[2] // 2, shape[3])).astype(np.float32)
+    expected, pull_back = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
+    pooled, pull_back_ours = jax.vjp(layers.max_pool, x)
+    np.testing.assert_array_equal(pooled, expected)
+    np.testing.assert_array_equal(pull_back_ours(cotangent)[0], pull_back(cotangent)[0])
+
+
+@pytest.mark.parametrize("is_official", [False, True])
+def test_gradients_of_the_norm_are_those_of_float64_differences(is_official):
+    rng = np.random.default_rng(0)
+    arguments = [rng.normal(size=size) for size in ((2, 4, 5, 3), (3,), (3,))]
+    direction = rng.normal(size=(2, 4, 5, 3))
+
+    def loss(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> float:
+        centered = x - x.mean((1, 2), keepdims=True)
+        spread = x.var((1, 2), ddof=1 if is_official else 0, keepdims=True)
+        spread = np.sqrt(spread) if is_official else spread
+        return float(np.sum((centered / np.sqrt(spread + 1e-3) * scale + bias) * direction))
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        return jnp.sum(layers.feature_norm(x, scale, bias, is_official) * direction)
+
+    gradients = jax.grad(ours, argnums=(0, 1, 2))(*(jnp.asarray(a, jnp.float32) for a in arguments))
+    for index, gradient in enumerate(gradients):
+        expected = np.empty_like(arguments[index])
+        for place in np.ndindex(expected.shape):
+            steps = []
+            for sign in (1, -1):
+                moved = [a.copy() for a in arguments]
+                moved[index][place] += sign * 1e-5
+                steps.append(loss(*moved))
+            expected[place] = (steps[0] - steps[1]) / 2e-5
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)

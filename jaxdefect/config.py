@@ -76,6 +76,7 @@ class DataConfig:
     masks: Literal["hard", "soft"] = "hard"  # soft: a mask file's gray level / maximum is a degree of defect in [0, 1]
     classes: tuple[str, ...] = ()  # for classifiers: class k of the output is the k-th of these, class 0 is "good"
     only_class: str = ""  # only defects of this class count; every other image is good
+    annotation: Literal["mask", "box", "rotated_box"] = "mask"  # to train by; coarse ones: each defect filled to its box
     dilation_px: int = 0  # annotation dilated by a structuring element of this side, at input size; 0 or 1: not
     dilation_shape: Literal["square", "ellipse"] = "square"
     # The mask at output resolution: as it is ("soft") or thresholded at 0.5; or the severity of each cell, from image
@@ -102,6 +103,9 @@ class SplitConfig:
     validation_fraction: float = 0.2  # of the groups that are left for training
     num_positives: int = -1  # training positives used; -1: all
     num_masks: int = -1  # how many of those carry masks; -1: all that have one
+    # Images with identical files. "keep": split like any others. "together" (kinds "random", "folds"): their groups
+    # count as one. "drop": training images that are validated or tested too leave, as do validation images tested too.
+    duplicates: Literal["keep", "together", "drop"] = "keep"
     seed: int = 0
 
 
@@ -256,6 +260,10 @@ def _check_split(config: Config) -> None:
         raise InputError(
             f"config.split.num_masks = {split.num_masks}: more masks asked than positives "
             f"(config.split.num_positives = {split.num_positives}); lower one or raise the other"
+        )
+    if split.duplicates == "together" and split.kind not in ("random", "folds"):
+        raise InputError(
+            f"config.split.duplicates = 'together': config.split.kind = {split.kind!r} has its parts; use 'drop'"
         )
 
 

@@ -117,6 +117,16 @@ def required(flag: flags.FlagHolder[str | None]) -> str:
     return flag.value
 
 
+def integers(flag: flags.FlagHolder[list[str] | None]) -> tuple[int, ...] | None:
+    """The value of a flag of numbers, as --seeds=0,1; None where it is not given."""
+    if flag.value is None:
+        return None
+    try:
+        return tuple(int(part) for part in flag.value)
+    except ValueError as error:
+        raise InputError(f"--{flag.name}={','.join(flag.value)}: whole numbers wanted, as --{flag.name}=0,1") from error
+
+
 def read_config(source: str, *, architecture: str | None = None) -> ConfigDict:
     """The config file `FILE` or `FILE:ARGUMENT` (what `get_config` is called with), all defaults filled in.
 

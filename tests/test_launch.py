@@ -92,6 +92,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (("train", QUICKSTART, "--config.data.image_size=(100,256)", "--workdir=x"), "nearest valid size is 96x256"),
         (("train", QUICKSTART, "--workdir=/proc/run"), "/proc/run"),
         (("evaluate", "--workdir=nowhere"), "not the directory of a run"),
+        (("audit", QUICKSTART), "give --out=DIR, or --workdir=RUN"),
         (("predict", "--workdir=nowhere", "--images=nothing", "--out=x"), "nothing"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
@@ -113,3 +114,19 @@ def test_a_missing_data_set_says_where_to_get_it(tmp_path: Path) -> None:
         )
         assert source in text
         assert "config.data.root" in text
+
+
+def test_an_audit_ends_with_1_where_one_picture_is_trained_and_tested(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name, pixels in zip("abcd", np.random.default_rng(0).integers(0, 255, (4, 64, 64), np.uint8), strict=True):
+        for folder, values in (("images", pixels), ("masks", (pixels > 200) * 255 * (name in "ab"))):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(data / folder / f"{name}.png"), values.astype(np.uint8))
+    (data / "images" / "d.png").write_bytes((data / "images" / "c.png").read_bytes())
+    manifest = tmp_path / "split.json"
+    manifest.write_text(json.dumps({"train": ["a", "c"], "validation": [], "test": ["b", "d"], "masked": ["a"]}))
+    split = ("--config.split.kind=manifest", f"--config.split.path={manifest}")
+    text = launch("audit", "--config=configs/folder.py", f"--config.data.root={data}", *split, f"--out={out}", code=1)
+    assert str(out / "audit.html") in text
+    (finding,) = json.loads((out / "audit.json").read_text())["findings"]
+    assert (finding["kind"], finding["images"]) == ("leak", ["c", "d"])

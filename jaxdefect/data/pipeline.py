@@ -241,6 +241,7 @@ def make_target(
         raw = severity.severity(image, mask, cell_px=targets.stride)
         target = severity.scale(raw, targets.severity_scale)[..., None]
         return target, np.ones_like(target)
+    mask = annotation.coarsen(mask, kind=config.annotation)
     mask = annotation.dilate(mask, side_px=config.dilation_px, shape=config.dilation_shape)
     weight = annotation.distance_weights(
         mask, power=config.distance_power, maximum=config.distance_weight_max, scope=config.distance_scope

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxdefect.config import SplitConfig
-from jaxdefect.data import strata
+from jaxdefect.data import duplicates, strata
 from jaxdefect.types import InputError, Sample, Split
 
 PARTS = ("train", "validation", "test")
@@ -35,10 +35,15 @@ def make(samples: Sequence[Sample], config: SplitConfig) -> Split:
     "random" and "folds" stratify by label and by the classes of the defects, so that every part shows every class that
     has groups enough. A manifest is taken as it is: its validation and test parts may lack positives or negatives.
 
+    Image files are read only where `config.duplicates` is not "keep".
+
     Raises:
-      InputError: a split that cannot serve: see `check`; or more positives or masks are asked than there are.
+      InputError: a split that cannot serve: see `check`; more positives or masks are asked than there are; or an image
+        file that is to be compared cannot be read.
     """
     _check_unique([sample.id for sample in samples], "the data set")
+    if config.duplicates == "together":
+        samples = duplicates.with_joined_groups(samples)
     if config.kind == "random":
         split = _random(samples, config)
     elif config.kind == "folds":
@@ -48,8 +53,10 @@ def make(samples: Sequence[Sample], config: SplitConfig) -> Split:
     elif config.kind == "official_pickle":
         split = _official_pickle(samples, config)
     else:
-        split = load(_existing_path(config))
+        split = load(existing_path(config))
         check(split, samples)
+    if config.duplicates == "drop":
+        split = duplicates.without_leaks(split, samples)
     split = _limit_supervision(split, samples, config)
     check(split, samples, held_out="any" if config.kind == "manifest" else "both_labels")
     return split
@@ -209,7 +216,7 @@ def _official_pickle(samples: Sequence[Sample], config: SplitConfig) -> Split:
     A file holds (train, test) with one list of pairs per fold, the names being items (KolektorSDD, DAGM), or
     (train, test[, validation]) with one flat list each, the names being images (KolektorSDD2, Severstal).
     """
-    path = _existing_path(config)
+    path = existing_path(config)
     content = _restricted_unpickle(path)
     if not isinstance(content, list | tuple) or len(content) not in (2, 3):
         raise InputError(f"{path}: not an official split: (train, test[, validation]) lists wanted")
@@ -283,7 +290,7 @@ def _names_to_ids(samples: Sequence[Sample]) -> dict[str, list[str]]:
     return names
 
 
-def _existing_path(config: SplitConfig) -> Path:
+def existing_path(config: SplitConfig) -> Path:
     path = Path(config.path)
     if not config.path or not path.is_file():
         raise InputError(

@@ -196,3 +196,21 @@ def test_a_class_sees_its_own_defects_and_calls_the_rest_good():
         annotation.of_class(dataclasses.replace(both, class_masks=()), "dent")
     with pytest.raises(InputError, match=r"b\.png: defective, but of no known class"):
         annotation.of_class(dataclasses.replace(one, classes=()), "dent")
+
+
+def test_coarse_annotations_are_the_boxes_of_each_defect():
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:8, 4:20] = mask[5:15, 4:6] = 1  # an L
+    cv2.line(mask, (35, 5), (50, 20), 1, 3)  # a scratch at 45 degrees
+    box = np.zeros_like(mask)
+    for label in (1, 2):
+        rows, columns = np.nonzero(cv2.connectedComponents(mask, connectivity=8)[1] == label)
+        box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+    np.testing.assert_array_equal(annotation.coarsen(mask, kind="box"), box)
+    rotated = annotation.coarsen(mask, kind="rotated_box")
+    assert (rotated >= mask).all()
+    scratch = rotated[:, 30:].sum()
+    assert mask[:, 30:].sum() <= scratch < 0.5 * box[:, 30:].sum()  # along the scratch, not around it
+    assert annotation.coarsen(mask, kind="mask") is mask
+    soft = annotation.coarsen(mask * np.float32(0.25), kind="box")
+    np.testing.assert_array_equal(soft, box * np.float32(0.25))

@@ -76,7 +76,7 @@ class DataConfig:
     masks: Literal["hard", "soft"] = "hard"  # soft: a mask file's gray level / maximum is a degree of defect in [0, 1]
     classes: tuple[str, ...] = ()  # for classifiers: class k of the output is the k-th of these, class 0 is "good"
     only_class: str = ""  # only defects of this class count; every other image is good
-    annotation: Literal["mask", "box", "rotated_box"] = "mask"  # to train by; coarse ones: each defect filled to its box
+    annotation: Literal["mask", "box", "rotated_box"] = "mask"  # to train by; coarse: every defect filled to its box
     dilation_px: int = 0  # annotation dilated by a structuring element of this side, at input size; 0 or 1: not
     dilation_shape: Literal["square", "ellipse"] = "square"
     # The mask at output resolution: as it is ("soft") or thresholded at 0.5; or the severity of each cell, from image

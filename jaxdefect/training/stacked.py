@@ -5,27 +5,49 @@ resumes, is evaluated and is used like any other.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdefect.config import Config
+from jaxdefect.config import Config, DataConfig, SplitConfig
 from jaxdefect.data import pipeline
 from jaxdefect.training import loop, state, step
 from jaxdefect.training.logging import CONSOLE, progress
 from jaxdefect.types import InputError
 
-_DATA_SECTIONS = ("data", "split")  # in which stacked runs may differ
+_DATA_SECTIONS = ("data", "split")  # in which stacked runs may differ, besides the training's seed and `Numbers`
+
+
+class Numbers(NamedTuple):
+    """Settings that reach the compiled program as arguments, so that each run has its own: scalars, or [R] each."""
+
+    learning_rate: Any
+    decision_weight: Any
+
+    @classmethod
+    def of(cls, config: Config) -> "Numbers":
+        return cls(config.optimizer.learning_rate, config.loss.decision_weight)
+
+    def put_into(self, config: Config) -> Config:
+        """The config with these instead of its own."""
+        return dataclasses.replace(
+            config,
+            optimizer=dataclasses.replace(config.optimizer, learning_rate=self.learning_rate),
+            loss=dataclasses.replace(config.loss, decision_weight=self.decision_weight),
+        )
 
 
 def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | None = None) -> int:
-    """Trains, or resumes, one run per directory, all side by side; they may differ in their data and split only.
+    """Trains, or resumes, one run per directory, all side by side.
+
+    They may differ in data, split, the training's seed, learning rate and weight of the decision's loss only.
 
     Args:
       configs: by directory.
@@ -66,8 +88,29 @@ def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | N
     return 0
 
 
+def program_of(config: Config) -> Config | None:
+    """Equal for runs that one program can train side by side, epochs of one length given; None: it can only be alone.
+
+    It is the config without all that changes a run's data but not their shape.
+    """
+    if config.training.patience_epochs or config.ensemble.kind != "none" or config.classifier.is_enabled:
+        return None
+    # Of the data only what gives the batches their shape. Patches keep everything: their number is costly to know.
+    shape = DataConfig(
+        image_size=config.data.image_size, num_channels=config.data.num_channels, classes=config.data.classes
+    )
+    data = config.data if config.data.fit == "patches" else shape
+    return dataclasses.replace(_without_numbers(config), data=data, split=SplitConfig())
+
+
+def _without_numbers(config: Config) -> Config:
+    """The config without what the runs of one program may each have of their own, data apart."""
+    seedless = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=0))
+    return Numbers(learning_rate=1.0, decision_weight=1.0).put_into(seedless)
+
+
 def _check(configs: Mapping[Path, Config]) -> None:
-    first, *others = configs.values()
+    first, *others = map(_without_numbers, configs.values())
     for other in others:
         for name in vars(first):
             if name not in _DATA_SECTIONS and getattr(first, name) != getattr(other, name):
@@ -116,7 +159,7 @@ def _train_stage(
 ) -> tuple[int, state.TrainState]:
     """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the states there."""
     config, sharding = sessions[0].run.config, NamedSharding(mesh, PartitionSpec("runs"))
-    compiled = make_step(sessions[0], stage, mesh)
+    compiled = make_step(sessions, stage, mesh)
     readers = [pipeline.iterate(b, start=start, num_workers=config.data.num_workers) for b in batches]
     bar, task = progress(total=stage.end, done=start)
     bar.update(task, description=f"{stage.name} of {len(sessions)}")
@@ -154,13 +197,23 @@ def _train_stage(
     return stage.end, current
 
 
-def make_step(session: loop.Session, stage: state.Stage, mesh: Mesh) -> step.Step:
+def make_step(sessions: list[loop.Session], stage: state.Stage, mesh: Mesh) -> step.Step:
     """Compiles the step of all runs, [R, ...] -> [R, ...], each device computing its own runs; the state is donated."""
-    one = step.step_function(session.module, session.run.config, stage)
+    first, runs = sessions[0], PartitionSpec("runs")
+
+    def one(current: state.TrainState, batch: step.Arrays, numbers: Numbers) -> tuple[state.TrainState, step.Metrics]:
+        config = numbers.put_into(first.run.config)
+        own = next(
+            other for other in state.stages(config, steps_per_epoch=first.steps_per_epoch) if other.name == stage.name
+        )
+        return step.step_function(first.module, config, own)(current, batch)
+
     # By hand: the automatic partitioner cannot part the grouped convolutions that vmap makes.
-    runs = PartitionSpec("runs")
-    parted = jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=(runs, runs), out_specs=runs, check_vma=False)
-    return jax.jit(parted, donate_argnums=0)
+    parted = jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=(runs, runs, runs), out_specs=runs, check_vma=False)
+    compiled = jax.jit(parted, donate_argnums=0)
+    numbers = _stack([Numbers(*map(jnp.float32, Numbers.of(session.run.config))) for session in sessions])
+    numbers = jax.device_put(numbers, NamedSharding(mesh, runs))
+    return lambda current, batch: compiled(current, batch, numbers)
 
 
 def _flush(sessions: list[loop.Session]) -> dict[str, float] | None:

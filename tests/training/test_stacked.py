@@ -42,6 +42,9 @@ def configs(tmp_path: Path) -> dict[Path, Config]:
     }
 
 
+NUMBERS = ("learning_rate", "segmentation_weight", "decision_weight")
+
+
 def weights(workdir: Path, config: Config) -> list[np.ndarray]:
     variables, step = checkpoint.restore_variables(workdir, config=config, which="last")
     assert step == 2
@@ -68,6 +71,28 @@ def test_side_by_side_is_as_alone_and_a_lost_checkpoint_is_trained_again(
             assert lines[0]["loss"] == pytest.approx(read_figures(alone, "train")[0]["loss"], rel=1e-5)
     losses = {read_figures(workdir, "train")[0]["loss"] for workdir in configs}
     assert len(losses) > 1  # their data differ
+
+
+def test_side_by_side_with_numbers_of_their_own(configs: dict[Path, Config], tmp_path: Path) -> None:
+    _, first, second = configs.values()
+    first = dataclasses.replace(first, loss=LossConfig(balance="linear", decision_weight=0.5))
+    second = dataclasses.replace(
+        first,
+        loss=LossConfig(balance="linear", decision_weight=1.5),
+        optimizer=dataclasses.replace(first.optimizer, learning_rate=0.01, schedule="cosine"),
+        training=dataclasses.replace(first.training, seed=7),
+    )
+    first = dataclasses.replace(first, optimizer=dataclasses.replace(first.optimizer, schedule="cosine"))
+    assert stacked.program_of(first) == stacked.program_of(second)
+    stacked_configs = {tmp_path / "a": first, tmp_path / "b": second}
+    assert stacked.train(stacked_configs) == 0
+    assert loop.train(second, tmp_path / "alone") == 0
+    for a, b in zip(weights(tmp_path / "b", second), weights(tmp_path / "alone", second), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    for a, b in zip(read_figures(tmp_path / "b", "train"), read_figures(tmp_path / "alone", "train"), strict=True):
+        assert {key: a[key] for key in NUMBERS} == pytest.approx({key: b[key] for key in NUMBERS})
+    moved = [weights(workdir, config)[0] for workdir, config in stacked_configs.items()]
+    assert np.abs(moved[0] - moved[1]).max() > 1e-2  # initial weights by their own seed
 
 
 def test_runs_of_different_settings_are_refused(configs: dict[Path, Config], tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Many runs of one kind: cross-validation, and studies that compare settings."""

@@ -57,7 +57,7 @@ def compare(config: DataConfig, roots: Sequence[Path], *, workdir: Path | None, 
         one without thresholds.
     """
     names = _names(roots)
-    read = [{s.id: s for s in readers.read(dataclasses.replace(config, root=str(root)))} for root in roots]
+    read = [_read(config, name, root) for name, root in zip(names, roots, strict=True)]
     _check_same_images(names, read)
     predictor = None if workdir is None else Predictor.load(workdir)
     if predictor is not None and predictor.calibration is None:
@@ -197,6 +197,13 @@ def _names(roots: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"--annotators={','.join(names)}: one folder is given twice")
     return names
+
+
+def _read(config: DataConfig, name: str, root: Path) -> dict[str, Sample]:
+    try:
+        return {sample.id: sample for sample in readers.read(dataclasses.replace(config, root=str(root)))}
+    except InputError as error:
+        raise InputError(f"--annotators, {name}: {error}") from error
 
 
 def _check_same_images(names: Sequence[str], read: Sequence[dict[str, Sample]]) -> None:

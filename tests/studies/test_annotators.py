@@ -50,5 +50,7 @@ def test_annotators_of_different_images_are_refused(tmp_path: Path) -> None:
     config = DataConfig(reader="folder")
     with pytest.raises(InputError, match=r"2 images are rated by one of them only, e\.g\. 'b'"):
         agreement.compare(config, roots, workdir=None, out=tmp_path)
+    with pytest.raises(InputError, match=r"--annotators, nobody: .*no such folder"):
+        agreement.compare(config, [roots[0], tmp_path / "nobody"], workdir=None, out=tmp_path)
     with pytest.raises(InputError, match="two or more folders"):
         agreement.compare(config, roots[:1], workdir=None, out=tmp_path)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from jaxdefect import structure
 from jaxdefect.config_checks import check_ranges, refuse
 from jaxdefect.model_config import (
+    LargeKernel,
     MobileNetV2Config,
     ModelConfig,
     RegressionConfig,
@@ -163,6 +164,7 @@ class InferenceConfig:
     decision: Literal["network", "logistic"] = "network"
     pixel_criterion: Literal["f1", "mean_iou"] = "f1"  # what the pixel threshold maximises; mean_iou: over the images
     join_distance_px: int = 0  # components closer than this are one defect
+    large_kernel: LargeKernel = "auto"  # how a trained 15x15 convolution is computed: see models.inference_variables
 
 
 @dataclasses.dataclass(frozen=True)

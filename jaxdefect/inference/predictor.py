@@ -141,6 +141,12 @@ class Predictor:
         calibration = calibrations.load(run.workdir)
         if not is_calibrating:
             _warn_of_thresholds(calibration, checkpoint_step=step, run=run)
+        variables = models.inference_variables(
+            run.config.model,
+            variables,
+            image_size=run.config.data.image_size,
+            large_kernel=run.config.inference.large_kernel,
+        )
         return cls(
             config=run.config,
             variables=jax.device_put(variables),

@@ -43,6 +43,7 @@ _OWN_RANGES = (  # setting, smallest, largest; of a model's settings only those 
     ("training.steps_per_epoch", 0, _HUGE),
     ("training.patience_epochs", 0, _HUGE),
     ("training.batch_size", 1, _HUGE),
+    ("training.scan_steps", 0, _HUGE),
     ("training.ema_decay", 0, 1 - sys.float_info.epsilon),
     ("training.validate_every_epochs", 1, _HUGE),
     ("training.checkpoint_every_epochs", 1, _HUGE),

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-NUM_RESAMPLES = 10_000
-_LEVEL = 0.95
+from jaxdefect.metrics.paired import NUM_RESAMPLES, percentile_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +33,7 @@ def paired_difference(values: Mapping[Any, float | None], baseline: Mapping[Any,
     if len(differences) == 1:
         return Difference(1, mean, None, None)
     drawn = np.random.default_rng(0).integers(0, len(differences), (NUM_RESAMPLES, len(differences)))
-    tail = 50 * (1 - _LEVEL)
-    low, high = np.percentile(differences[drawn].mean(axis=1), [tail, 100 - tail])
-    return Difference(len(differences), mean, float(low), float(high))
+    return Difference(len(differences), mean, *percentile_interval(differences[drawn].mean(axis=1)))
 
 
 @dataclasses.dataclass(frozen=True)

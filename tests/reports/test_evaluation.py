@@ -76,7 +76,13 @@ def test_metrics_and_scores_are_those_worked_out_by_hand(samples, tmp_path):
     _report(samples, directory, "train")
     metrics, _ = _report(samples, directory, "validation")  # the second time replaces the first
     plots = {"precision_recall.png", "score_histogram.png", "defects_by_iou.png"}
-    assert {path.name for path in directory.iterdir()} == {"metrics.json", "report.html", "scores.csv", *plots}
+    assert {path.name for path in directory.iterdir()} == {
+        "metrics.json",
+        "report.html",
+        "scores.csv",
+        "groups.csv",
+        *plots,
+    }
     # Scores in order: 0.9 +, 0.7 +, 0.4 -, 0.2 +, 0.1 -. At 0.3: TP 2, FP 1, FN 1.
     expected = {
         "split": "test",

@@ -64,7 +64,7 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
     run = runs.load(workdir)
     samples = readers.read(run.config.data)
     chosen = select_samples(samples, split=run.split, part=part)
-    batch_size = max(_MIN_BATCH_SIZE, run.config.training.batch_size)
+    batch_size = batch_size_of(run)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         on_stage = _stage_of(progress)
         predictor = calibrated(run, checkpoint=checkpoint, batch_size=batch_size, on_stage=on_stage)
@@ -85,6 +85,11 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
         num_channels=run.config.data.num_channels,
     )
     return metrics
+
+
+def batch_size_of(run: runs.Run) -> int:
+    """How many images of a run's data to judge at once."""
+    return max(_MIN_BATCH_SIZE, run.config.training.batch_size)
 
 
 def _stage_of(progress: Progress) -> OnStage:
@@ -234,7 +239,7 @@ def render_html(
     cards: Sequence[gallery.Card],
     *,
     figures: dict[str, str],
-    rows: breakdown.Breakdown = breakdown.Breakdown((), ()),
+    rows: breakdown.Breakdown,
 ) -> str:
     """The report as one page that needs no other file: `cards` worst first, `figures` as SVG elements by name."""
     return pages.render(
@@ -278,7 +283,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         ]
     for name, title in _DEFECT_ROWS.items():
         if figures := metrics[name]:
-            text = ", ".join(f"{key.replace('_', ' ')} {percent(figures[key])}" for key in _DEFECT_COLUMNS)
+            text = ", ".join(f"{column} {percent(figures[key])}" for key, column in _DEFECT_COLUMNS.items())
             rows.append((title, text))
     for name, figures in (metrics["classes"] or {}).items():
         counts = (

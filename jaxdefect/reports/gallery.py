@@ -34,7 +34,7 @@ class Map(NamedTuple):
 
 
 class Overlay(NamedTuple):
-    """A picture of an image with a map over it as a data URI, and the SVG path around the pixels above the threshold."""
+    """An image with a map over it as a data URI, and the SVG path around the pixels from the threshold on."""
 
     picture: str
     found: str

@@ -21,7 +21,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters["percent"] = lambda value: percent(value).replace(" ", "\N{NO-BREAK SPACE}")
     return environment.get_template(template).render(values)
 
 

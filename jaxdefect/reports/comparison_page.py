@@ -82,13 +82,15 @@ def run_comparison(workdirs: Sequence[Path], *, part: str = "test", out: Path) -
     samples = [by_id[pair.ids[i]] for i in shown]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         maps = [_maps(side, samples, progress) for side in sides]
+    figure = plots.score_scatter(pair.labels, pair.scores, thresholds=pair.thresholds)
+    scatter = plots.to_svg(figure, name="scores")
     num_channels = max(side.run.config.data.num_channels for side in sides)
 
     def draw(picture_bytes: int) -> str:
         settings = {"num_channels": num_channels, "picture_bytes": picture_bytes}
         pictures = [gallery.draw(sample, both, **settings) for sample, *both in zip(samples, *maps, strict=True)]
         cards = [card(pair, i, each) for i, each in zip(shown, pictures, strict=True)]
-        return render_html(content, pair, cards)
+        return render_html(content, pair, cards, scatter=scatter)
 
     files.write(out / "comparison.csv", comparison.to_csv(pair))
     files.write(out / "comparison.html", pages.within_limit(draw))
@@ -157,9 +159,8 @@ def card(pair: Pair, position: int, pictures: gallery.Pictures) -> Card:
     )
 
 
-def render_html(content: Mapping[str, Any], pair: Pair, cards: Sequence[Card]) -> str:
-    """The comparison as one page that needs no other file."""
-    figure = plots.score_scatter(pair.labels, pair.scores, thresholds=pair.thresholds)
+def render_html(content: Mapping[str, Any], pair: Pair, cards: Sequence[Card], *, scatter: str) -> str:
+    """The comparison as one page that needs no other file; `scatter`: the plot of the scores as an SVG element."""
     disagreements = pair.disagreements()
     return pages.render(
         "comparison.html",
@@ -174,7 +175,7 @@ def render_html(content: Mapping[str, Any], pair: Pair, cards: Sequence[Card]) -
             (pair.ids[i], int(pair.labels[i]), *pair.scores[:, i], "A" if pair.is_right[0, i] else "B")
             for i in disagreements[:_MAX_LINES]
         ],
-        scatter=plots.to_svg(figure, name="scores"),
+        scatter=scatter,
     )
 
 
@@ -190,8 +191,8 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
     on_train = [name for name, run in zip("AB", content["runs"], strict=True) if run["threshold_source"] == "train"]
     if on_train:
         notes.append(
-            f"The threshold of {' and that of '.join(on_train)} was chosen on training images, which the network knows: on "
-            "others it may be too strict or too lax."
+            f"The threshold of {' and that of '.join(on_train)} was chosen on training images, which it knows: "
+            "on others it may be too strict or too lax."
         )
     if content["split"] == "train":
         notes.append("These are images that both were trained on: the figures say nothing about new ones.")

@@ -8,7 +8,6 @@ from scipy import stats
 
 from jaxdefect.metrics.image import checked_scores
 
-NUM_RESAMPLES = 10_000
 _LEVEL = 0.95
 # Resamples times images that are computed at once: some 100 MB.
 _CHUNK = 2_000_000
@@ -42,7 +41,7 @@ def bootstrap_differences(
     scores: Sequence[np.ndarray],
     *,
     thresholds: Sequence[float],
-    num_resamples: int = NUM_RESAMPLES,
+    num_resamples: int,
 ) -> dict[str, Interval | None]:
     """Intervals of the second detector's figures minus the first's, over images drawn anew.
 

@@ -20,6 +20,7 @@ from jaxdefect.types import InputError
 
 # Of an evaluation's figures, those of pixels and single defects: known only for all its images together.
 _WHOLE = ("pixel_iou", "pixel_f1")
+_NUM_RESAMPLES = 2_000  # a test set of 10 000 images takes a few seconds
 _IMAGE = (*paired.FIGURES, "precision", "recall", "false_positives_at_full_recall")
 
 
@@ -59,11 +60,10 @@ class Pair:
     def disagreements(self) -> np.ndarray:
         """The images that are decided differently, [D] of positions, those first where the runs are furthest apart."""
         positions = np.flatnonzero(self.is_called[0] != self.is_called[1])
-        gaps = [abs(self.margin(0, i) - self.margin(1, i)) for i in positions]
+        gaps = [abs(self._margin(0, i) - self._margin(1, i)) for i in positions.tolist()]
         return positions[np.argsort(-np.array(gaps), kind="stable")]
 
-    def margin(self, side: int, position: int) -> float:
-        """How far a run's score of an image lies from its threshold (`inference.evaluation.margin`)."""
+    def _margin(self, side: int, position: int) -> float:
         return margin(float(self.scores[side, position]), threshold=float(self.thresholds[side]))
 
 
@@ -137,7 +137,9 @@ def to_dict(pair: Pair, sides: Sequence[Side], *, part: str) -> dict[str, Any]:
         | {name: side.metrics[name] if is_whole else None for name in _WHOLE}
         for i, side in enumerate(sides)
     ]
-    intervals = paired.bootstrap_differences(pair.labels, pair.scores, thresholds=pair.thresholds.tolist())
+    intervals = paired.bootstrap_differences(
+        pair.labels, list(pair.scores), thresholds=pair.thresholds.tolist(), num_resamples=_NUM_RESAMPLES
+    )
     configs = [config_lib.to_dict(side.run.config) for side in sides]
     return {
         "split": part,
@@ -149,10 +151,9 @@ def to_dict(pair: Pair, sides: Sequence[Side], *, part: str) -> dict[str, Any]:
             for side in sides
         ],
         "metrics": {
-            name: _difference(*(figures[name] for figures in of_sides), intervals.get(name))
-            for name in (*_IMAGE, *_WHOLE)
+            name: _difference(of_sides[0][name], of_sides[1][name], intervals.get(name)) for name in (*_IMAGE, *_WHOLE)
         },
-        "num_resamples": paired.NUM_RESAMPLES,
+        "num_resamples": _NUM_RESAMPLES,
         "mcnemar": {
             name: paired.mcnemar(*pair.is_right[:, chosen])._asdict()
             for name, chosen in (
@@ -177,9 +178,9 @@ def to_csv(pair: Pair) -> str:
 
 
 def _difference(first: float | None, second: float | None, interval: paired.Interval | None) -> dict[str, Any]:
-    is_known = first is not None and second is not None
-    low, high = (None, None) if interval is None or not is_known else interval
-    return {"a": first, "b": second, "difference": second - first if is_known else None, "low": low, "high": high}
+    difference = None if first is None or second is None else second - first
+    low, high = (None, None) if interval is None or difference is None else interval
+    return {"a": first, "b": second, "difference": difference, "low": low, "high": high}
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

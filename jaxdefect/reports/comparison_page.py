@@ -111,7 +111,8 @@ def lines(content: Mapping[str, Any]) -> list[Line]:
         found.append(
             Line(
                 title,
-                *(_value(values[side], is_count=is_count) for side in ("a", "b")),
+                _value(values["a"], is_count=is_count),
+                _value(values["b"], is_count=is_count),
                 _change(values["difference"], is_count=is_count),
                 "" if low is None else f"{_change(low, is_count=is_count)} to {_change(high, is_count=is_count)}",
                 better,

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdefect.metrics.paired import NUM_RESAMPLES, percentile_interval
+from jaxdefect.metrics.paired import percentile_interval
+
+NUM_RESAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import dataclasses
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,36 @@ from jaxdefect.types import InputError
 _ARCHITECTURE = "config.model.architecture"
 
 
-def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False) -> None:
+def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False, lists: Collection[str] = ()) -> None:
     """Runs `main(argv)` under absl; with `has_config`, `--config=FILE[:ARGUMENT]` and `--config.KEY=VALUE` are flags.
 
+    The flags named in `lists` take their values as `--runs A B` besides absl's `--runs=A,B`.
     Exit code: what `main` returns; 2 after an `InputError` or a wrong flag.
     """
+    sys.argv = _join(sys.argv, lists)
     try:
         if has_config:
             _define_config(sys.argv)
         app.run(_guard(main), flags_parser=_parse)
     except InputError as error:
         _fail(error)
+
+
+def _join(argv: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Arguments with `--flag A B` as `--flag=A,B` for the flags in `lists`."""
+    joined: list[str] = []
+    flag, values = "", []
+    for argument in [*argv, "--"]:
+        if flag and not argument.startswith("-"):
+            values.append(argument)
+            continue
+        if flag:
+            joined.append(f"{flag}={','.join(values)}")
+        name, has_value, value = argument.partition("=")
+        flag, values = (name, [value] if has_value else []) if name.lstrip("-") in lists else ("", [])
+        if not flag:
+            joined.append(argument)
+    return joined[:-1]
 
 
 def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[str]], int | None]:

@@ -94,6 +94,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (("evaluate", "--workdir=nowhere"), "not the directory of a run"),
         (("audit", QUICKSTART), "give --out=DIR, or --workdir=RUN"),
         (("predict", "--workdir=nowhere", "--images=nothing", "--out=x"), "nothing"),
+        (("report", "--runs", "nowhere", "else", "--out=x"), "--runs: nowhere: not the directory of a run"),
         (("crossvalidate", QUICKSTART, "--workdir=x"), "config.split.kind = 'random': has no folds"),
         (("crossvalidate", QUICKSTART, "--seeds=0,b", "--workdir=x"), "--seeds=0,b: whole numbers wanted"),
         (("ablate", QUICKSTART, "--study=configs/studies/los.py", "--workdir=x"), "configs/studies/loss.py"),

@@ -75,7 +75,8 @@ class Evaluation:
     `ids` N, `labels` [N] int, `scores` [N] float64. `counts` [3] int64: pixel true positives, false positives, false
     negatives at the calibration's pixel threshold, over the `num_masked` positives with masks and all negatives.
     `gallery`: worst first. `found`: the defects of the same images; `detected`: with a classifier, those before it.
-    `classes`: the classes of each sample, N; `class_scores`: of an ensemble, [N] by class.
+    `classes`: the classes of each sample, N; `class_scores`: of an ensemble, [N] by class. `raw_scores` [N]: before
+    their calibration; None where they are not calibrated.
     """
 
     ids: tuple[str, ...]
@@ -88,6 +89,7 @@ class Evaluation:
     detected: tuple[ImageDefects, ...] | None = None
     classes: tuple[tuple[str, ...], ...] = ()
     class_scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    raw_scores: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ def evaluate(
     """
     if not samples:
         raise InputError("no images to evaluate: this part of the split is empty")
-    ids, labels, scores, classes, class_scores = [], [], [], [], []
+    ids, labels, scores, raw_scores, classes, class_scores = [], [], [], [], [], []
     counts, num_masked = np.zeros(3, np.int64), 0
     gallery: list[GalleryEntry] = []
     found: list[ImageDefects] = []
@@ -143,6 +145,7 @@ def evaluate(
         ids.append(scored.sample.id)
         labels.append(scored.sample.label)
         scores.append(scored.judgement.score)
+        raw_scores.append(scored.judgement.raw_score)
         classes.append(scored.sample.classes)
         class_scores.append(scored.judgement.class_scores)
         if scored.mask is not None:
@@ -166,6 +169,7 @@ def evaluate(
         detected=tuple(detected) or None,
         classes=tuple(classes),
         class_scores={name: np.array([row[name] for row in class_scores]) for name in class_scores[0]},
+        raw_scores=None if None in raw_scores else np.array(raw_scores, np.float64),
     )
 
 

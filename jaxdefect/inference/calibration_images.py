@@ -63,14 +63,13 @@ def select(run: runs.Run, samples: Sequence[Sample], on: str) -> Selection:
                 "that the network has not seen, a file with ids, or --scores_csv with out-of-fold scores"
             )
         if on == "validation" and run.config.training.select == "best":
-            note = (
-                "The checkpoint was selected on these very images, so on new ones it may be a little worse than here."
-            )
-            selection = selection._replace(notes=(note,))
+            note = "The checkpoint was selected on the calibration images, so new ones it may judge a little worse."
+            selection = selection._replace(notes=(*selection.notes, note))
         return selection
     if Path(on).is_dir():
         if Path(on).resolve() != Path(data.root).resolve():
-            return Selection(f"all images in {on}", readers.read(dataclasses.replace(data, root=on)), 0)
+            elsewhere = readers.read(dataclasses.replace(data, root=on))
+            return _with_notes(Selection(f"all images in {on}", elsewhere, 0), Split((), (), (), ()))
         chosen, source = list(samples), f"all images in {on}"
     elif Path(on).is_file():
         chosen, source = _by_ids(_read_ids(Path(on)), samples, where=on), f"the images listed in {on}"
@@ -78,21 +77,27 @@ def select(run: runs.Run, samples: Sequence[Sample], on: str) -> Selection:
         raise InputError(
             f"--on={on}: must be {', '.join(PARTS)}, a folder with a data set, or a file with an id a line"
         )
-    return _with_overlap(Selection(source, chosen, 0), run.split)
+    return _with_notes(Selection(source, chosen, 0), run.split)
 
 
 def _part(part: str, samples: Sequence[Sample], split: Split, data: DataConfig) -> Selection:
     if part == "train":
         train = pipeline.training_samples(samples, split, whole_images(data))
-        return _with_overlap(Selection(part, train, 0), split)
-    return _with_overlap(Selection(part, _by_ids(getattr(split, part), samples, where=f"the {part} part"), 0), split)
+        return _with_notes(Selection(part, train, 0), split)
+    return _with_notes(Selection(part, _by_ids(getattr(split, part), samples, where=f"the {part} part"), 0), split)
 
 
-def _with_overlap(selection: Selection, split: Split) -> Selection:
-    """Says which of the images the network has been trained on or will be tested on."""
+def _with_notes(selection: Selection, split: Split) -> Selection:
+    """Says which of the images the network has been trained on or will be tested on, and which belong together."""
     ids = {sample.id for sample in selection.samples}
     num_trained, num_tested = len(ids & set(split.train)), len(ids & set(split.test))
+    defective = [sample.group for sample in selection.samples if sample.label]
     notes = []
+    if len(set(defective)) < len(defective):
+        notes.append(
+            f"The {len(defective)} defective calibration images belong to no more than {len(set(defective))} items "
+            "(groups): what is promised counts images of one item as independent, which they may not be."
+        )
     if num_trained:
         notes.append(
             f"The network was trained on {num_trained} of the {len(ids)} calibration images: it scores them better "

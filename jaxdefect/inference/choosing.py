@@ -44,22 +44,34 @@ def decide(
     """Thresholds, on calibrated scores where those are wanted, and what calibrates them.
 
     Raises:
-      InputError: no defective image, too few for the policy, or a promise that images of the training cannot give.
+      InputError: as `check_promise`; or no defective image, or only such where scores are to be calibrated.
     """
-    if wish.policy.promises and num_trained:
-        raise InputError(
-            f"--policy={wish.policy.name}: promises something of new images, but the network was trained on "
-            f"{num_trained} of the {len(images.ids)} images of {source!r}, which it scores better than new ones. "
-            "Calibrate on images that it has not seen: --on=validation, --on=FOLDER, --on=FILE_WITH_IDS, or "
-            "--scores_csv with out-of-fold scores"
-        )
+    check_promise(wish.policy, len(images.ids), sum(images.labels), source=source, num_trained=num_trained)
     labels, scores = np.array(images.labels), np.array(images.scores)
     score_map = None if wish.scores is None else score_maps.fit(wish.scores, labels, scores)
+    choice = policies.choose(wish.policy, labels, scores if score_map is None else score_map(scores))
+    return dataclasses.replace(choice, promise=None) if num_trained else choice, score_map
+
+
+def check_promise(policy: Policy, num_images: int, num_defective: int, *, source: str, num_trained: int) -> None:
+    """Whether what the policy promises of new images can be had from these.
+
+    Raises:
+      InputError: too few defective ones, or the network was trained on some.
+    """
+    if not policy.promises:
+        return
+    if num_trained:
+        raise InputError(
+            f"--policy={policy.name}: promises something of new images, but the network was trained on {num_trained} "
+            f"of the {num_images} calibration images ({source}), which it scores better than new ones. Calibrate on "
+            "images that it has not seen: --on=validation, --on=FOLDER, --on=FILE_WITH_IDS, or --scores_csv with "
+            "out-of-fold scores"
+        )
     try:
-        choice = policies.choose(wish.policy, labels, scores if score_map is None else score_map(scores))
+        policies.allowed_misses(policy, num_defective)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    return dataclasses.replace(choice, promise=None) if num_trained else choice, score_map
 
 
 def calibrate(
@@ -136,6 +148,9 @@ def calibrate_run(
     weights, pixel_threshold = None, None
     if selection is None:
         selection = calibration_images.default_selection(samples, split, config.data)
+    source, num_chosen = selection.source, len(selection.samples)
+    num_defective = sum(sample.label for sample in selection.samples)  # before hours of computing
+    check_promise(wish.policy, num_chosen, num_defective, source=source, num_trained=selection.num_trained)
     train = pipeline.training_samples(samples, split, calibration_images.whole_images(config.data))
     if config.inference.decision == "logistic":
         done = on_stage("Fitting the decision on train", len(train))
@@ -145,7 +160,6 @@ def calibrate_run(
         masked = [sample for sample in train if sample.label and sample.mask is not None]
         done = on_stage("Choosing the pixel threshold on train", len(masked))
         pixel_threshold = _mean_iou_threshold(detector, masked, batch_size=batch_size, on_progress=done)
-    source, num_chosen = selection.source, len(selection.samples)
     if predictor.classifier is not None and pixel_threshold is None:
         done = on_stage(f"Choosing the pixel threshold on {source}", num_chosen)
         first = calibrate(detector, selection=selection, batch_size=batch_size, on_progress=done)

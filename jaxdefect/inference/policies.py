@@ -137,16 +137,16 @@ def _choose_lower(
     if policy.name == "cost":
         assert policy.cost_ratio is not None
         return thresholds.lowest_cost_threshold(labels, scores, cost_ratio=policy.cost_ratio), None
-    num_misses = _allowed_misses(policy, num_defective)
+    num_misses = allowed_misses(policy, num_defective)
     threshold = thresholds.threshold_of_misses(labels, scores, num_misses=num_misses)
     return threshold, _promise(policy, num_misses, num_defective)
 
 
-def _allowed_misses(policy: Policy, num_defective: int) -> int:
-    """Of the calibration's defects.
+def allowed_misses(policy: Policy, num_defective: int) -> int:
+    """How many of the calibration's defects a policy that counts misses lets the threshold miss.
 
     Raises:
-      InputError: too few of them for the policy.
+      InputError: too few defects for the policy.
     """
     if policy.name == "recall":
         assert policy.recall is not None

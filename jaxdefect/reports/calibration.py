@@ -197,6 +197,8 @@ def table(result: Result) -> Table:
         *(("note", note) for note in calibration.notes),
     ]
     shown = Table(title=str(result.path), show_header=False)
+    shown.add_column()
+    shown.add_column(overflow="fold")
     for row in rows:
         shown.add_row(*row)
     return shown

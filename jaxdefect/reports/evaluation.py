@@ -273,7 +273,10 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         ("ROC AUC", _percent(metrics["roc_auc"])),
         ("F1", _percent(metrics["f1"])),
         ("missed defects", f"{metrics['false_negatives']} of {metrics['num_defective']}"),
-        ("false alarms", f"{metrics['false_positives']} of {num_good}"),
+        (
+            "false alarms" if metrics["reject_threshold"] is None else "good ones not accepted",
+            f"{metrics['false_positives']} of {num_good}",
+        ),
         ("threshold", f"{metrics['threshold']:.6g}, {metrics['policy']}, chosen on {source}"),
     ]
     if metrics["reject_threshold"] is not None:

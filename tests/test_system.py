@@ -95,6 +95,8 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
         defective = [score for score, label in zip(of_class.scores, of_class.labels, strict=True) if label]
         assert 0 < len(defective) < len(of_class.ids) - len(defective)
         assert result.calibration.threshold <= min(defective)
+    with pytest.raises(InputError, match=r"class bar: validation: .* 59 are needed"):
+        run_calibration(tmp_path / "stacked", Wish(policies.make("guarantee")), images)
     with pytest.raises(InputError, match="--scores=platt: not for an ensemble"):
         run_calibration(tmp_path / "stacked", Wish(scores="platt"), images)
     with pytest.raises(InputError, match=r"--calibration=x\.json: .* is an ensemble"):

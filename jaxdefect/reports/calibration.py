@@ -73,7 +73,9 @@ def run_calibration(
     """
     run = runs.load(workdir)
     if run.config.ensemble.kind == "none":
-        return [_calibrate(run, wish, images, checkpoint=checkpoint, out=out)]
+        result = _calibrate(run, wish, images, checkpoint=checkpoint, out=out)
+        _write(result)
+        return [result]
     given = {
         "--out": out is not None,
         "--scores_csv": bool(images.scores_csv),
@@ -85,8 +87,16 @@ def run_calibration(
             f"{wrong[0]}: not for an ensemble, such as {workdir}: each member has one threshold of its own, kept in "
             "its own directory, and the members' scores are joined by those"
         )
-    members = [ensemble.member_directory(workdir, name) for name in ensemble.member_classes(workdir)]
-    return [_calibrate(runs.load(member), wish, images, checkpoint=checkpoint, out=None) for member in members]
+    results = []
+    for name in ensemble.member_classes(workdir):
+        member = runs.load(ensemble.member_directory(workdir, name))
+        try:
+            results.append(_calibrate(member, wish, images, checkpoint=checkpoint, out=None))
+        except InputError as error:
+            raise InputError(f"class {name}: {error}") from error
+    for result in results:  # all or none
+        _write(result)
+    return results
 
 
 def _calibrate(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | None, out: Path | None) -> Result:
@@ -114,14 +124,16 @@ def _calibrate(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | N
                 wish=wish,
                 on_stage=on_stage,
             )
-    curves = _curves(calibration, samples)
-    calibrations.write(calibration, path)
-    plot = path.with_name(f"{path.stem}_reliability.png")
+    return Result(calibration, path, _curves(calibration, samples))
+
+
+def _write(result: Result) -> None:
+    calibrations.write(result.calibration, result.path)
+    plot = result.path.with_name(f"{result.path.stem}_reliability.png")
     try:
-        plot.write_bytes(plots.to_png(reliability_plot(curves)))
+        plot.write_bytes(plots.to_png(reliability_plot(result.curves)))
     except OSError as error:
         raise InputError(f"{plot}: cannot be written: {error.strerror}") from error
-    return Result(calibration, path, curves)
 
 
 def _from_scores(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | None, batch_size: int) -> Calibration:

@@ -143,11 +143,17 @@ class Defect:
     confidence: float | None = None
 
 
+# What is done with an image: let it pass, look at it by hand, sort it out.
+Verdict = Literal["accept", "inspect", "reject"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """What the predictor says of one image.
 
     `score` in [0, 1]: how probably the image is defective. `is_defective`: score at or above the threshold.
+    `verdict`: "accept" what is not; the rest is "reject", or, by a three-way calibration, "inspect" up to its second
+    threshold.
     `probability` [H, W] float32 in [0, 1]: the defect map at the image's own size.
     `class_scores` in [0, 1]: of an ensemble, by class; a class is called from 0.5 on. Else empty.
     `defects`: of a run with a classifier, those that it accepted. Else empty.
@@ -155,6 +161,7 @@ class Prediction:
 
     score: float
     is_defective: bool
+    verdict: Verdict
     probability: np.ndarray
     class_scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     defects: tuple[Defect, ...] = ()

@@ -33,6 +33,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "checkpoint", None, "best, last or a step; as the run's config says if not given.", flag_values=values
     )
+    flags.DEFINE_string(
+        "calibration", None, "A file of launch.calibrate to decide by; the run's own if not given.", flag_values=values
+    )
     flags.DEFINE_integer("batch_size", 8, "Images per computation.", lower_bound=1, flag_values=values)
     flags.DEFINE_enum(
         "map_format", "png16", list(batch.MAP_SUFFIXES), "png16: 65535 for 1; npy, tiff: float32.", flag_values=values
@@ -47,7 +50,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
             raise InputError(f"--{name} is missing: {values[name].help}")
     out = Path(values.out)
     images = find_images(values.images, out=out)
-    predictor = Predictor.load(values.workdir, checkpoint=values.checkpoint)
+    predictor = Predictor.load(values.workdir, checkpoint=values.checkpoint, calibration=values.calibration)
     console = Console(stderr=True)
     with Progress(
         *Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console
@@ -73,7 +76,9 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 
 def _table(summary: batch.Summary, *, predictor: Predictor, out: Path) -> Table:
     table = Table(show_header=False)
-    source = "not calibrated" if predictor.calibration is None else f"chosen on {predictor.calibration.source}"
+    source = "not calibrated"
+    if predictor.calibration is not None:
+        source = f"{predictor.calibration.policy}, chosen on {predictor.calibration.source}"
     for name, value in (
         ("images", str(summary.num_images)),
         ("defective", str(summary.num_defective)),

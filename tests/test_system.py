@@ -11,9 +11,13 @@ import pytest
 from jaxdefect import config as config_lib
 from jaxdefect import system
 from jaxdefect.config import Config
+from jaxdefect.inference import policies
+from jaxdefect.inference.choosing import Wish
 from jaxdefect.inference.predictor import Predictor
+from jaxdefect.reports.calibration import Images, run_calibration
 from jaxdefect.reports.evaluation import run_evaluation
 from jaxdefect.training import runs
+from jaxdefect.types import InputError
 
 SIDE = 96  # of the images
 
@@ -82,9 +86,26 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
     assert system.train(stacked, tmp_path / "stacked") == 0
     assert (tmp_path / "stacked/members/bar/metrics.jsonl").read_text() == before
 
+    wish, images = Wish(policies.make("recall", recall=1.0)), Images()
+    calibrated = run_calibration(tmp_path / "stacked", wish, images)
+    assert [result.path.parent.name for result in calibrated] == ["bar", "spot"]
+    for result in calibrated:  # on its own defects against all else
+        of_class = result.calibration.images
+        assert of_class is not None
+        defective = [score for score, label in zip(of_class.scores, of_class.labels, strict=True) if label]
+        assert 0 < len(defective) < len(of_class.ids) - len(defective)
+        assert result.calibration.threshold <= min(defective)
+    with pytest.raises(InputError, match=r"class bar: validation: .* 59 are needed"):
+        run_calibration(tmp_path / "stacked", Wish(policies.make("guarantee")), images)
+    with pytest.raises(InputError, match="--scores=platt: not for an ensemble"):
+        run_calibration(tmp_path / "stacked", Wish(scores="platt"), images)
+    with pytest.raises(InputError, match=r"--calibration=x\.json: .* is an ensemble"):
+        Predictor.load(tmp_path / "stacked", calibration="x.json")
+
     metrics = run_evaluation(tmp_path / "stacked")
     assert list(metrics["classes"]) == ["bar", "spot"]
     assert metrics["threshold"] == 0.5
+    assert any("no miss" in note for note in metrics["calibration_notes"])
     ensemble = Predictor.load(tmp_path / "stacked")
     members = {name: Predictor.load(tmp_path / "stacked/members" / name) for name in ("bar", "spot")}
     for i in range(6):

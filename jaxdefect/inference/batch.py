@@ -22,7 +22,7 @@ from jaxdefect.data.images import read_image, write_image, write_probability
 from jaxdefect.inference import ensemble
 from jaxdefect.inference.files import MAP_FOLDER, OVERLAY_FOLDER, result_path
 from jaxdefect.inference.predictor import Judgement, Predictor, Prepared, Running
-from jaxdefect.types import Defect, InputError
+from jaxdefect.types import Defect, InputError, Verdict
 
 MapFormat = Literal["png16", "npy", "tiff"]
 MAP_SUFFIXES: Mapping[MapFormat, str] = {"png16": ".png", "npy": ".npy", "tiff": ".tiff"}
@@ -42,7 +42,8 @@ class Record:
     `class_scores`: of an ensemble, by class; else None. `classes`: those called: of an ensemble from a score of 0.5 on,
     of a run with a classifier the ones of its accepted defects. `defects`: these, each with its box (top, left, height,
     width, in pixels of the image), area_px, mean and maximum of the map, class_name and confidence; None without a
-    classifier. In the CSV the first two are JSON, and the last is the number of defects.
+    classifier. In the CSV the first two are JSON, and the last is the number of defects. `verdict`: accept, inspect (by
+    hand; only of a three-way calibration) or reject.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Record:
     class_scores: Mapping[str, float] | None = None
     classes: Sequence[str] = ()
     defects: Sequence[Mapping[str, Any]] | None = None
+    verdict: Verdict | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +241,7 @@ def _write(predictor: Predictor, scored: _Scored, *, out: Path, map_format: MapF
         class_scores=judgement.class_scores if predictor.classes else None,
         classes=_classes_called(judgement),
         defects=None if predictor.classifier is None else [_describe(defect) for defect in judgement.defects],
+        verdict=predictor.verdict(judgement.score),
     )
 
 

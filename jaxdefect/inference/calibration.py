@@ -6,10 +6,27 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxdefect.types import InputError
+import numpy as np
+
+from jaxdefect.inference import policies, score_maps
+from jaxdefect.inference.policies import Policy
+from jaxdefect.inference.score_maps import ScoreMap
+from jaxdefect.inference.thresholds import NEVER
+from jaxdefect.types import InputError, Verdict
 
 # When nothing says where a pixel turns defective.
 DEFAULT_PIXEL_THRESHOLD = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationImages:
+    """What a calibration was chosen on, N images: `ids`, `labels` 0 or 1, and `scores` in [0, 1] before any score
+    calibration.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +34,15 @@ class Calibration:
     """Thresholds chosen for one checkpoint of a run.
 
     `threshold`: an image is defective when its score >= this. `pixel_threshold`: the same for a pixel's probability.
-    `logistic`: weights of the map's maximum and mean and a bias, where the score is a logistic regression on them.
-    `source`: "validation", or "train" when the split has no validation images to choose on; then the decisions look
-    better on the training images than they will on new ones. `checkpoint_step`: the weights it was chosen with;
-    `classifier_step`: those of the classifier, where there is one.
+    `source`: what it was chosen on: "validation", "train" or "test", parts of the run's split, or other images in
+    words. On "train" the decisions look better than they will be on new images. `checkpoint_step`: the weights it was
+    chosen with; `classifier_step`: those of the classifier, where there is one. `logistic`: weights of the map's
+    maximum and mean and a bias, where the score is a logistic regression on them.
+    `reject_threshold`: of a three-way decision, defective images below it are inspected by hand; None: none are.
+    `policy`: how the thresholds were chosen; `promise`: what holds for new images, None: nothing; `notes`: what weakens
+    that. `score_map`: turns the score into a probability, before any threshold; None: the score stays as it is.
+    `images`: those it was chosen on; None in files of before they were kept. `num_trained`: how many of them the
+    network was trained on.
     """
 
     threshold: float
@@ -29,6 +51,23 @@ class Calibration:
     checkpoint_step: int
     logistic: tuple[float, float, float] | None = None
     classifier_step: int | None = None
+    reject_threshold: float | None = None
+    policy: Policy = policies.BEST_F1
+    promise: str | None = None
+    notes: tuple[str, ...] = ()
+    score_map: ScoreMap | None = None
+    images: CalibrationImages | None = None
+    num_trained: int = 0
+
+    def calibrated(self, score: float) -> float:
+        """A raw score as the thresholds are meant for."""
+        return score if self.score_map is None else float(self.score_map(np.array(score, np.float64)))
+
+    def verdict(self, score: float) -> Verdict:
+        """What is done with an image of this calibrated score."""
+        if score < self.threshold:
+            return "accept"
+        return "inspect" if self.reject_threshold is not None and score < self.reject_threshold else "reject"
 
 
 def calibration_path(workdir: Path) -> Path:
@@ -37,15 +76,20 @@ def calibration_path(workdir: Path) -> Path:
 
 
 def save(calibration: Calibration, workdir: Path) -> None:
-    """Writes `<workdir>/calibration.json` whole or not at all.
+    """Writes `<workdir>/calibration.json`, as `write`."""
+    write(calibration, calibration_path(workdir))
+
+
+def write(calibration: Calibration, path: Path) -> None:
+    """Writes the calibration to a file, whole or not at all; its directory is made.
 
     Raises:
       InputError: the file cannot be written.
     """
-    path = calibration_path(workdir)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(dataclasses.asdict(calibration), indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(_to_json(calibration))
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
@@ -58,24 +102,56 @@ def load(workdir: Path) -> Calibration | None:
       InputError: the file is there but is not a calibration.
     """
     path = calibration_path(workdir)
-    if not path.exists():
-        return None
+    return read(path) if path.exists() else None
+
+
+def read(path: Path) -> Calibration:
+    """The calibration in a file.
+
+    Raises:
+      InputError: no such file, or it is not a calibration.
+    """
     try:
-        return _from_json(json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
+        return _from_json(json.loads(Path(path).read_text()))
+    except OSError as error:
         raise InputError(
-            f"{path}: not a calibration ({type(error).__name__}: {error}); delete the file and run "
-            f"`python -m launch.evaluate --workdir={workdir}`, which writes it anew"
+            f"{path}: no calibration there ({error.strerror}); `python -m launch.calibrate --workdir=DIR --out={path}` "
+            "writes one"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not a calibration ({type(error).__name__}: {error}); delete the file, and launch.evaluate or "
+            "launch.calibrate writes it anew"
         ) from error
 
 
+def _to_json(calibration: Calibration) -> str:
+    """Everything on a line of its own but the images, which come last, a line for each column."""
+    values = {field.name: getattr(calibration, field.name) for field in dataclasses.fields(calibration)}
+    images, score_map = values.pop("images"), values.pop("score_map")
+    values["policy"] = policies.to_json(calibration.policy)
+    values["score_map"] = None if score_map is None else score_maps.to_json(score_map)
+    if images is None:
+        return json.dumps(values, indent=2) + "\n"
+    values |= {"num_defective": sum(images.labels), "num_good": len(images.labels) - sum(images.labels)}
+    columns = [f'    "{name}": {json.dumps(column)}' for name, column in dataclasses.asdict(images).items()]
+    return json.dumps(values, indent=2)[:-2] + ',\n  "images": {\n' + ",\n".join(columns) + "\n  }\n}\n"
+
+
 def _from_json(values: dict[str, Any]) -> Calibration:
+    """Old files have the first fields only."""
     threshold, pixel_threshold = float(values["threshold"]), float(values["pixel_threshold"])
-    for name, value in (("threshold", threshold), ("pixel_threshold", pixel_threshold)):
-        if not 0 <= value <= 1:
+    reject_threshold = _optional(float, values.get("reject_threshold"))
+    for name, value in (("threshold", threshold), ("reject_threshold", reject_threshold)):
+        if value is not None and not 0 <= value <= NEVER:
             raise ValueError(f"{name} = {value} is not in [0, 1]")
-    if values["source"] not in ("validation", "train"):
-        raise ValueError(f"source = {values['source']!r} is neither 'validation' nor 'train'")
+    if not 0 <= pixel_threshold <= 1:
+        raise ValueError(f"pixel_threshold = {pixel_threshold} is not in [0, 1]")
+    if reject_threshold is not None and reject_threshold < threshold:
+        raise ValueError(f"reject_threshold = {reject_threshold} is below threshold = {threshold}")
+    source = values["source"]
+    if not isinstance(source, str) or not source:
+        raise ValueError(f"source = {source!r} does not say what it was chosen on")
     logistic = values.get("logistic")
     if logistic is not None:
         maximum, mean, bias = map(float, logistic)
@@ -83,8 +159,28 @@ def _from_json(values: dict[str, Any]) -> Calibration:
     return Calibration(
         threshold=threshold,
         pixel_threshold=pixel_threshold,
-        source=values["source"],
+        source=source,
         checkpoint_step=int(values["checkpoint_step"]),
         logistic=logistic,
         classifier_step=values.get("classifier_step"),
+        reject_threshold=reject_threshold,
+        policy=policies.make(**values.get("policy", {"name": "f1"})),
+        promise=values.get("promise"),
+        notes=tuple(values.get("notes", ())),
+        score_map=_optional(score_maps.from_json, values.get("score_map")),
+        images=_optional(_images_from_json, values.get("images")),
+        num_trained=int(values.get("num_trained", 0)),
     )
+
+
+def _optional(convert: Any, value: Any) -> Any:
+    return None if value is None else convert(value)
+
+
+def _images_from_json(values: dict[str, Any]) -> CalibrationImages:
+    images = CalibrationImages(
+        tuple(map(str, values["ids"])), tuple(map(int, values["labels"])), tuple(map(float, values["scores"]))
+    )
+    if not len(images.ids) == len(images.labels) == len(images.scores) > 0:
+        raise ValueError("images: ids, labels and scores are not of one length")
+    return images

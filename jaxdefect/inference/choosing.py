@@ -1,18 +1,20 @@
-"""Chooses a run's thresholds, on its validation images or, without such, on its training images."""
+"""Chooses a run's thresholds, on its validation images or others that are asked for."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from jaxdefect.config import Config
 from jaxdefect.data import pipeline, readers
 from jaxdefect.inference import calibration as calibrations
-from jaxdefect.inference import ensemble, logistic
-from jaxdefect.inference.calibration import DEFAULT_PIXEL_THRESHOLD, Calibration
+from jaxdefect.inference import calibration_images, ensemble, logistic, policies, score_maps
+from jaxdefect.inference.calibration import DEFAULT_PIXEL_THRESHOLD, Calibration, CalibrationImages
+from jaxdefect.inference.calibration_images import Selection
 from jaxdefect.inference.evaluation import BatchPredictor, score
+from jaxdefect.inference.policies import Choice, Policy
 from jaxdefect.inference.predictor import Predictor
-from jaxdefect.inference.thresholds import best_f1_threshold
+from jaxdefect.inference.score_maps import ScoreMap
 from jaxdefect.metrics.pixel import NUM_BINS, best_mean_iou_threshold, best_pixel_threshold, pixel_histogram
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
@@ -25,45 +27,102 @@ def _silent(_: str, __: int) -> Callable[[int], None]:
     return lambda num_done: None
 
 
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What is wanted of a calibration: the policy of its thresholds, and how scores become probabilities or None."""
+
+    policy: Policy = policies.BEST_F1
+    scores: score_maps.Method | None = None
+
+
+DEFAULT_WISH = Wish()
+
+
+def decide(
+    images: CalibrationImages, wish: Wish, *, source: str, num_trained: int = 0
+) -> tuple[Choice, ScoreMap | None]:
+    """Thresholds, on calibrated scores where those are wanted, and what calibrates them.
+
+    Raises:
+      InputError: as `check_promise`; or no defective image, or only such where scores are to be calibrated.
+    """
+    check_promise(wish.policy, len(images.ids), sum(images.labels), source=source, num_trained=num_trained)
+    labels, scores = np.array(images.labels), np.array(images.scores)
+    score_map = None if wish.scores is None else score_maps.fit(wish.scores, labels, scores)
+    choice = policies.choose(wish.policy, labels, scores if score_map is None else score_map(scores))
+    return dataclasses.replace(choice, promise=None) if num_trained else choice, score_map
+
+
+def check_promise(policy: Policy, num_images: int, num_defective: int, *, source: str, num_trained: int) -> None:
+    """Whether what the policy promises of new images can be had from these.
+
+    Raises:
+      InputError: too few defective ones, or the network was trained on some.
+    """
+    if not policy.promises:
+        return
+    if num_trained:
+        raise InputError(
+            f"--policy={policy.name}: promises something of new images, but the network was trained on {num_trained} "
+            f"of the {num_images} calibration images ({source}), which it scores better than new ones. Calibrate on "
+            "images that it has not seen: --on=validation, --on=FOLDER, --on=FILE_WITH_IDS, or --scores_csv with "
+            "out-of-fold scores"
+        )
+    try:
+        policies.allowed_misses(policy, num_defective)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
 def calibrate(
     predictor: BatchPredictor,
-    samples: Sequence[Sample],
     *,
-    source: str,
+    selection: Selection,
     batch_size: int,
+    wish: Wish = DEFAULT_WISH,
     on_progress: Callable[[int], None] | None = None,
 ) -> Calibration:
-    """Chooses the thresholds of best F1, of images and of pixels, on `samples`.
+    """Chooses the thresholds on a selection of images: of images as wished, of pixels by best F1.
 
     Without a mask on any positive the pixel threshold is 0.5.
 
     Args:
-      predictor: gives scores and maps.
-      samples: at least one defective and, to be of use, good ones.
-      source: what the samples are, "validation" or "train"; goes into the calibration.
+      predictor: gives raw scores, and maps.
+      selection: at least one defective and, to be of use, good ones.
       batch_size: images per call of the predictor.
+      wish: the policy, and whether scores shall be probabilities.
       on_progress: called with the number of images done after each batch.
 
     Raises:
-      InputError: no defective image among the samples, or an image or mask cannot be read.
+      InputError: no defective image, an image or mask cannot be read, or what `decide` refuses.
     """
-    if not any(sample.label for sample in samples):
+    if not any(sample.label for sample in selection.samples):
         raise InputError(
-            f"no defective image among the {len(samples)} of the {source} set: no threshold can be chosen; "
-            "give the split at least one"
+            f"no defective image among the {len(selection.samples)} of the {selection.source} set: no threshold can be "
+            "chosen; give the split at least one"
         )
-    labels, scores = [], []
+    ids, labels, scores = [], [], []
     histogram = np.zeros((2, NUM_BINS), np.int64)
-    for scored in score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
+    for scored in score(predictor, selection.samples, batch_size=batch_size, on_progress=on_progress):
+        ids.append(scored.sample.id)
         labels.append(scored.sample.label)
         scores.append(scored.judgement.score)
         if scored.mask is not None:
             histogram += pixel_histogram(scored.upsampled, scored.mask)
+    images = CalibrationImages(tuple(ids), tuple(labels), tuple(scores))
+    choice, score_map = decide(images, wish, source=selection.source, num_trained=selection.num_trained)
     return Calibration(
-        threshold=best_f1_threshold(np.array(labels), np.array(scores)),
+        threshold=choice.threshold,
         pixel_threshold=best_pixel_threshold(histogram) if histogram[1].any() else DEFAULT_PIXEL_THRESHOLD,
-        source=source,
+        source=selection.source,
         checkpoint_step=predictor.checkpoint_step,
+        reject_threshold=choice.reject_threshold,
+        policy=wish.policy,
+        promise=choice.promise,
+        notes=selection.notes,
+        score_map=score_map,
+        images=images,
+        num_trained=selection.num_trained,
     )
 
 
@@ -73,19 +132,26 @@ def calibrate_run(
     *,
     split: Split,
     batch_size: int,
+    selection: Selection | None = None,
+    wish: Wish = DEFAULT_WISH,
     on_stage: OnStage = _silent,
 ) -> Calibration:
     """All that a run's decisions need, in the order in which they build on each other.
 
     The logistic regression, if the config wants one, and the pixel threshold of best mean IoU are fitted on the
-    training images; the thresholds of best F1 are chosen on the validation images or, where those hold no defect to
-    choose by, on the training images. Of the training images only the masks that the run was allowed to see are used.
-    A classifier judges what lies above the pixel threshold, so it joins when that is known.
+    training images; the thresholds are chosen on `selection`, by default the validation images or, where those hold no
+    defect to choose by, the training images. Of the training images only the masks that the run was allowed to see are
+    used. A classifier judges what lies above the pixel threshold, so it joins when that is known.
     """
     config = predictor.config
     detector = dataclasses.replace(predictor, calibration=None, classifier=None)
     weights, pixel_threshold = None, None
-    train = pipeline.training_samples(samples, split, _whole_images(config).data)
+    if selection is None:
+        selection = calibration_images.default_selection(samples, split, config.data)
+    source, num_chosen = selection.source, len(selection.samples)
+    num_defective = sum(sample.label for sample in selection.samples)  # before hours of computing
+    check_promise(wish.policy, num_chosen, num_defective, source=source, num_trained=selection.num_trained)
+    train = pipeline.training_samples(samples, split, calibration_images.whole_images(config.data))
     if config.inference.decision == "logistic":
         done = on_stage("Fitting the decision on train", len(train))
         scored = score(detector, train, batch_size=batch_size, on_progress=done)
@@ -94,13 +160,9 @@ def calibrate_run(
         masked = [sample for sample in train if sample.label and sample.mask is not None]
         done = on_stage("Choosing the pixel threshold on train", len(masked))
         pixel_threshold = _mean_iou_threshold(detector, masked, batch_size=batch_size, on_progress=done)
-    labels = {sample.id: sample.label for sample in samples}
-    source = "validation" if any(labels.get(id_) for id_ in split.validation) else "train"
-    by_id = {sample.id: sample for sample in samples}
-    chosen = train if source == "train" else [by_id[id_] for id_ in split.validation]
     if predictor.classifier is not None and pixel_threshold is None:
-        done = on_stage(f"Choosing the pixel threshold on {source}", len(chosen))
-        first = calibrate(detector, chosen, source=source, batch_size=batch_size, on_progress=done)
+        done = on_stage(f"Choosing the pixel threshold on {source}", num_chosen)
+        first = calibrate(detector, selection=selection, batch_size=batch_size, on_progress=done)
         pixel_threshold = first.pixel_threshold
     before = Calibration(
         threshold=config.model.threshold,
@@ -110,8 +172,8 @@ def calibrate_run(
         logistic=weights,
     )
     judge = dataclasses.replace(predictor, calibration=before)
-    done = on_stage(f"Choosing the threshold on {source}", len(chosen))
-    calibration = calibrate(judge, chosen, source=source, batch_size=batch_size, on_progress=done)
+    done = on_stage(f"Choosing the threshold on {source}", num_chosen)
+    calibration = calibrate(judge, selection=selection, batch_size=batch_size, wish=wish, on_progress=done)
     if pixel_threshold is not None:
         calibration = dataclasses.replace(calibration, pixel_threshold=pixel_threshold)
     step = None if predictor.classifier is None else predictor.classifier.step
@@ -119,13 +181,24 @@ def calibrate_run(
 
 
 def calibrated(
-    run: runs.Run, *, checkpoint: str | None = None, batch_size: int, on_stage: OnStage = _silent
+    run: runs.Run,
+    *,
+    checkpoint: str | None = None,
+    calibration: Path | None = None,
+    batch_size: int,
+    on_stage: OnStage = _silent,
 ) -> Predictor:
     """The run's predictor with the thresholds that belong to its weights, chosen now if there are none.
 
-    What is chosen is kept with the run, unless `checkpoint` asked for other weights than the run selects. The members
-    of an ensemble have thresholds of their own.
+    Those that the run holds for other weights are chosen anew as they were, by the same policy on the same part of the
+    split. What is chosen is kept with the run, unless `checkpoint` asked for other weights than the run selects. The
+    members of an ensemble have thresholds of their own. `calibration`: a file to decide by instead.
+
+    Raises:
+      InputError: thresholds for other weights that were chosen on images outside the split; no such file.
     """
+    if calibration is not None:
+        return Predictor.load(run.workdir, checkpoint=checkpoint, calibration=calibration)
     if run.config.ensemble.kind != "none":
         members = {
             name: calibrated(
@@ -143,15 +216,32 @@ def calibrated(
     if known is not None and (known.checkpoint_step, known.classifier_step) == steps:
         return predictor
     samples = readers.read(run.config.data)
-    calibration = calibrate_run(predictor, samples, split=run.split, batch_size=batch_size, on_stage=on_stage)
+    selection, wish = (None, DEFAULT_WISH) if known is None else _as_before(known, run, samples)
+    chosen = calibrate_run(
+        predictor,
+        samples,
+        split=run.split,
+        batch_size=batch_size,
+        selection=selection,
+        wish=wish,
+        on_stage=on_stage,
+    )
     if checkpoint is None:
-        calibrations.save(calibration, run.workdir)
-    return dataclasses.replace(predictor, calibration=calibration)
+        calibrations.save(chosen, run.workdir)
+    return dataclasses.replace(predictor, calibration=chosen)
 
 
-def _whole_images(config: Config) -> Config:
-    """Thresholds are chosen on whole images, whatever the network was trained on."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, fit="resize"))
+def _as_before(known: Calibration, run: runs.Run, samples: Sequence[Sample]) -> tuple[Selection | None, Wish]:
+    """What the run's calibration, for other weights, was chosen on and by."""
+    if known.source not in calibration_images.PARTS:
+        raise InputError(
+            f"{calibrations.calibration_path(run.workdir)}: chosen for the checkpoint of step {known.checkpoint_step} "
+            f"on {known.source}, and these weights are others; run launch.calibrate again, or delete the file"
+        )
+    wish = Wish(known.policy, None if known.score_map is None else score_maps.method_of(known.score_map))
+    if wish == DEFAULT_WISH and known.source != "test":
+        return None, wish
+    return calibration_images.select(run, samples, known.source), wish
 
 
 def _mean_iou_threshold(

@@ -37,16 +37,14 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
     """The ensemble's predictor from those of its members, by class.
 
     Raises:
-      InputError: no members.
+      InputError: no members, or one whose scores are calibrated.
     """
     if not members:
         raise InputError(f"{run.workdir}: an ensemble without members; let launch.train finish")
     parts = list(members.values())
     calibration = None
     if all(member.calibration is not None for member in parts):
-        sources = {member.calibration.source for member in parts}
-        source = "train" if "train" in sources else "validation"
-        calibration = Calibration(THRESHOLD, THRESHOLD, source, parts[0].checkpoint_step)
+        calibration = _calibration_of({name: member.calibration for name, member in members.items()}, run)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.variables for member in parts))
     return predictor_class(
         config=run.config,
@@ -57,6 +55,29 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         forward=_compile_forward(models.build(run.config.model).apply),
         classes=tuple(members),
         class_thresholds=tuple(member.threshold for member in parts),
+    )
+
+
+def _calibration_of(members: Mapping[str, Calibration], run: runs.Run) -> Calibration:
+    """That of the bent scores; what each member's was chosen by stands in the notes."""
+    for name, own in members.items():
+        if own.score_map is not None:
+            raise InputError(
+                f"{member_directory(run.workdir, name)}: calibrated scores, which an ensemble cannot join; "
+                f"`python -m launch.calibrate --workdir={run.workdir}` calibrates all members anew"
+            )
+    sources = {own.source for own in members.values()}
+    notes = [
+        f"Threshold of {name}: {own.threshold:.6g}, {own.policy}. {own.promise or ''}".rstrip()
+        for name, own in members.items()
+    ]
+    return Calibration(
+        THRESHOLD,
+        THRESHOLD,
+        source="train" if "train" in sources else sorted(sources)[0],
+        checkpoint_step=next(iter(members.values())).checkpoint_step,
+        policy=next(iter(members.values())).policy,
+        notes=tuple(notes),
     )
 
 

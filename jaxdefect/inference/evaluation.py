@@ -82,6 +82,7 @@ class Evaluation:
     `gallery`: worst first. `compared`: of each sample its defects, true and found, None for a positive without a mask;
     `detected`: with a classifier, those before it, of the samples that are compared.
     `classes`, `groups`: those of each sample, N; `class_scores`: of an ensemble, [N] by class.
+    `raw_scores` [N]: before their calibration; None where they are not calibrated.
     """
 
     ids: tuple[str, ...]
@@ -95,6 +96,7 @@ class Evaluation:
     classes: tuple[tuple[str, ...], ...] = ()
     groups: tuple[str, ...] = ()
     class_scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    raw_scores: np.ndarray | None = None
 
     @property
     def found(self) -> tuple[ImageDefects, ...]:
@@ -142,7 +144,7 @@ def evaluate(
     """
     if not samples:
         raise InputError("no images to evaluate: this part of the split is empty")
-    ids, labels, scores, classes, groups, class_scores = [], [], [], [], [], []
+    ids, labels, scores, raw_scores, classes, groups, class_scores = [], [], [], [], [], [], []
     counts, num_masked = np.zeros(3, np.int64), 0
     gallery: list[GalleryEntry] = []
     compared: list[ImageDefects | None] = []
@@ -155,6 +157,7 @@ def evaluate(
         ids.append(scored.sample.id)
         labels.append(scored.sample.label)
         scores.append(scored.judgement.score)
+        raw_scores.append(scored.judgement.raw_score)
         classes.append(scored.sample.classes)
         groups.append(scored.sample.group)
         class_scores.append(scored.judgement.class_scores)
@@ -183,6 +186,7 @@ def evaluate(
         classes=tuple(classes),
         groups=tuple(groups),
         class_scores={name: np.array([row[name] for row in class_scores]) for name in class_scores[0]},
+        raw_scores=None if None in raw_scores else np.array(raw_scores, np.float64),
     )
 
 

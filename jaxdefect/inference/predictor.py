@@ -23,7 +23,7 @@ from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.components import Defect
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
-from jaxdefect.types import InputError, Prediction, Window
+from jaxdefect.types import InputError, Prediction, Verdict, Window
 
 # (variables, images [B, H, W, C]) -> {"decision": logits [B], "probability": maps [B, h, w]}, float32; of an ensemble
 # of K detectors the decisions are [B, K].
@@ -68,7 +68,8 @@ class Judgement(NamedTuple):
 
     `score` in [0, 1], float64. `probability` [h, w] float32 in [0, 1]; its cells as `overlay.map_to_image_size` takes
     `stride`. `class_scores`: of an ensemble, by class. With a classifier, `defects` are those that it accepted, and
-    `detected` the map before it rejected the others.
+    `detected` the map before it rejected the others. `raw_score`: the score before its calibration made a probability
+    of it; None where there is none.
     """
 
     score: float
@@ -77,6 +78,7 @@ class Judgement(NamedTuple):
     class_scores: Mapping[str, float] = {}
     defects: tuple[Defect, ...] = ()
     detected: np.ndarray | None = None
+    raw_score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +90,8 @@ class Predictor:
       variables: the module's variables.
       checkpoint_step: the training step that the variables come from.
       workdir: the run's folder.
-      calibration: the thresholds chosen on validation data; None: the model's default for images, 0.5 for pixels.
+      calibration: the thresholds chosen, and what turns a score into a probability; None: the model's default for
+        images, 0.5 for pixels.
       forward: the compiled model.
       classes: of an ensemble, the classes of its members; their scores are bent so that each calls from 1/2 on.
       class_thresholds: theirs, [K].
@@ -111,6 +114,7 @@ class Predictor:
         workdir: str | os.PathLike,
         *,
         checkpoint: str | None = None,
+        calibration: str | os.PathLike | None = None,
         is_calibrating: bool = False,
         stages: Literal["all", "detector"] = "all",
     ) -> "Predictor":
@@ -119,16 +123,23 @@ class Predictor:
         Args:
           workdir: the folder that training wrote.
           checkpoint: "best", "last" or a step; None: what `config.training.select` says.
+          calibration: a file that launch.calibrate wrote; None: the run's own calibration.json.
           is_calibrating: the caller will choose the thresholds, so do not warn of missing ones.
           stages: "detector" leaves the classifier out.
 
         Raises:
-          InputError: no run there, no such checkpoint, or one of another architecture; a classifier by itself.
+          InputError: no run there, no such checkpoint, or one of another architecture; a classifier by itself; no such
+            calibration, or one for an ensemble, whose members have their own.
         """
         run = runs.load(Path(workdir))
         if run.config.data.classes:
             raise InputError(f"{workdir}: a classifier of defects; load the detector that it belongs to")
         if run.config.ensemble.kind != "none":
+            if calibration is not None:
+                raise InputError(
+                    f"--calibration={calibration}: {workdir} is an ensemble, whose members have thresholds of their "
+                    f"own (`python -m launch.calibrate --workdir={workdir}` chooses them all)"
+                )
             members = {
                 name: cls.load(
                     ensemble.member_directory(run.workdir, name), checkpoint=checkpoint, is_calibrating=is_calibrating
@@ -138,9 +149,9 @@ class Predictor:
             return ensemble.combine(cls, run, members)
         module = models.build(run.config.model)
         variables, step = checkpoints.restore_variables(run.workdir, config=run.config, which=checkpoint)
-        calibration = calibrations.load(run.workdir)
+        chosen = calibrations.load(run.workdir) if calibration is None else calibrations.read(Path(calibration))
         if not is_calibrating:
-            _warn_of_thresholds(calibration, checkpoint_step=step, run=run)
+            _warn_of_thresholds(chosen, checkpoint_step=step, run=run)
         variables = models.inference_variables(
             run.config.model,
             variables,
@@ -152,7 +163,7 @@ class Predictor:
             variables=jax.device_put(variables),
             checkpoint_step=step,
             workdir=run.workdir,
-            calibration=calibration,
+            calibration=chosen,
             forward=compile_forward(module.apply),
             classifier=four_stage.load_classifier(run)
             if run.config.classifier.is_enabled and stages == "all"
@@ -177,6 +188,12 @@ class Predictor:
         """The decision for a score, as `jaxdefect.inference.thresholds` means it: score >= threshold."""
         return bool(score >= self.threshold)
 
+    def verdict(self, score: float) -> Verdict:
+        """What to do with an image of this score; "inspect" only by a three-way calibration."""
+        if self.calibration is not None:
+            return self.calibration.verdict(score)
+        return "reject" if self.is_defective(score) else "accept"
+
     def __call__(self, image: np.ndarray) -> Prediction:
         """Judges one image of any size.
 
@@ -193,6 +210,7 @@ class Predictor:
             defects=judgement.defects,
             score=judgement.score,
             is_defective=self.is_defective(judgement.score),
+            verdict=self.verdict(judgement.score),
             probability=overlay.map_to_image_size(
                 judgement.probability, *normalised.shape[:2], stride=judgement.stride
             ),
@@ -259,7 +277,11 @@ class Predictor:
         if self.calibration is not None and self.calibration.logistic is not None:
             score = logistic.score(judgement.probability, self.calibration.logistic)
             judgement = judgement._replace(score=score)
-        return judgement if self.classifier is None else self._with_classes(item.image, judgement)
+        if self.classifier is not None:
+            judgement = self._with_classes(item.image, judgement)
+        if self.calibration is None or self.calibration.score_map is None:
+            return judgement
+        return judgement._replace(score=self.calibration.calibrated(judgement.score), raw_score=judgement.score)
 
     def _of_patches(self, item: Prepared, maps: np.ndarray, judgement: Judgement) -> Judgement:
         """The judgement of a whole image from the maps [N, h, w] of its patches, its map at the image's own size."""

@@ -52,6 +52,43 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -
     }
 
 
+def decision_metrics(
+    labels: np.ndarray, scores: np.ndarray, *, threshold: float, reject_threshold: float | None = None
+) -> dict[str, Any]:
+    """What accepting, inspecting by hand and rejecting come to: the figures of a zero-miss policy's price.
+
+    Below `threshold` an image is accepted, from `reject_threshold` on (None: the same) rejected, between inspected.
+
+    Args:
+      labels: [N] of 0 (good) and 1 (defective).
+      scores: [N] float.
+      threshold: see above.
+      reject_threshold: at least `threshold`.
+
+    Returns:
+      false_negatives (defective, accepted), false_positives (good, rejected), recall (of the defective, those not
+      accepted), precision (of the rejected, the defective), num_inspected, num_inspected_good, share_inspected; None
+      where undefined.
+
+    Raises:
+      ValueError: as `image_metrics`.
+    """
+    labels, scores = checked_scores(labels, scores)
+    is_defective = labels == 1
+    is_accepted = scores < threshold
+    is_rejected = ~is_accepted & (scores >= (threshold if reject_threshold is None else reject_threshold))
+    is_inspected = ~is_accepted & ~is_rejected
+    return {
+        "false_negatives": int(np.sum(is_accepted & is_defective)),
+        "false_positives": int(np.sum(is_rejected & ~is_defective)),
+        "recall": _ratio(int(np.sum(~is_accepted & is_defective)), int(is_defective.sum())),
+        "precision": _ratio(int(np.sum(is_rejected & is_defective)), int(is_rejected.sum())),
+        "num_inspected": int(is_inspected.sum()),
+        "num_inspected_good": int(np.sum(is_inspected & ~is_defective)),
+        "share_inspected": float(is_inspected.mean()),
+    }
+
+
 def checked_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`labels` as int [N] and `scores` as float64 [N], or a ValueError that names the first entry that is wrong."""
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)

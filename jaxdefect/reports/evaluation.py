@@ -1,7 +1,7 @@
 """Evaluates a run and writes what a person and a script need: metrics.json, scores.csv, plots and one HTML page."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,22 @@ from rich.table import Table
 from jaxdefect.data import readers
 from jaxdefect.inference import defects, ensemble
 from jaxdefect.inference.calibration import Calibration
-from jaxdefect.inference.choosing import OnStage, calibrated
+from jaxdefect.inference.choosing import calibrated
 from jaxdefect.inference.evaluation import Evaluation, evaluate, worst_masks
 from jaxdefect.inference.thresholds import best_f1_threshold
 from jaxdefect.metrics.image import image_metrics
 from jaxdefect.metrics.pixel import pixel_f1, pixel_iou
+from jaxdefect.metrics.reliability import reliability
 from jaxdefect.reports import breakdown, defect_plots, files, gallery, pages, plots
+from jaxdefect.reports.decisions import NOTE, calibration_metrics
 from jaxdefect.reports.pages import percent
+from jaxdefect.reports.progress import stage_of
+from jaxdefect.reports.reliability_plot import reliability_plot
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
 
 SPLITS = ("test", "validation", "train")
+_SOURCES = {"train": "the training images", "validation": "the validation images", "test": "the test images"}
 _ORACLE_NOTE = "oracle: the best threshold for these very images, chosen with their labels; a bound, not a result"
 _DEFECT_ROWS = {
     "defects_before_classifier": "defects before the classifier",
@@ -45,39 +50,49 @@ _DEFECT_COLUMNS = {
 _MIN_BATCH_SIZE = 4
 
 
-def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str | None = None) -> dict[str, Any]:
+def run_evaluation(
+    workdir: Path | str, *, part: str = "test", checkpoint: str | None = None, calibration: str | None = None
+) -> dict[str, Any]:
     """Evaluates a trained run on a part of its split and writes `<workdir>/evaluation/<part>/`.
 
-    The thresholds are those of `calibration.json`, or chosen now (`choosing.calibrated`).
+    The thresholds are those of `calibration.json`, of whatever policy, or chosen now (`choosing.calibrated`).
 
     Args:
       workdir: the run's directory.
       part: "test", "validation" or "train".
       checkpoint: "best", "last", a step, or None for the one that the run's config selects.
+      calibration: a file of launch.calibrate to decide by instead.
 
     Returns:
       The content of metrics.json.
 
     Raises:
-      InputError: not a run, an unknown or empty part, no such checkpoint, or images missing or unreadable.
+      InputError: not a run, an unknown or empty part, no such checkpoint or calibration, or images missing or
+        unreadable.
     """
     run = runs.load(workdir)
     samples = readers.read(run.config.data)
     chosen = select_samples(samples, split=run.split, part=part)
     batch_size = batch_size_of(run)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        on_stage = _stage_of(progress)
-        predictor = calibrated(run, checkpoint=checkpoint, batch_size=batch_size, on_stage=on_stage)
-        calibration = predictor.calibration
-        assert calibration is not None
+        on_stage = stage_of(progress)
+        predictor = calibrated(
+            run,
+            checkpoint=checkpoint,
+            calibration=None if calibration is None else Path(calibration),
+            batch_size=batch_size,
+            on_stage=on_stage,
+        )
+        used = predictor.calibration
+        assert used is not None
         evaluation = evaluate(
             predictor,
             chosen,
-            calibration=calibration,
+            calibration=used,
             batch_size=batch_size,
             on_progress=on_stage(f"Evaluating {part}", len(chosen)),
         )
-    metrics = evaluation_metrics(evaluation, calibration, part=part, workdir=run.workdir)
+    metrics = evaluation_metrics(evaluation, used, part=part, workdir=run.workdir)
     write_report(
         evaluation,
         metrics,
@@ -90,14 +105,6 @@ def run_evaluation(workdir: Path | str, *, part: str = "test", checkpoint: str |
 def batch_size_of(run: runs.Run) -> int:
     """How many images of a run's data to judge at once."""
     return max(_MIN_BATCH_SIZE, run.config.training.batch_size)
-
-
-def _stage_of(progress: Progress) -> OnStage:
-    def on_stage(description: str, total: int) -> Callable[[int], None]:
-        task = progress.add_task(description, total=total)
-        return lambda num_done: progress.update(task, completed=num_done)
-
-    return on_stage
 
 
 def select_samples(samples: Sequence[Sample], *, split: Split, part: str) -> list[Sample]:
@@ -155,6 +162,7 @@ def evaluation_metrics(
         "by_group": breakdown.to_dicts(rows.groups),
         "by_class": breakdown.to_dicts(rows.classes),
         "oracle": oracle,
+        **calibration_metrics(evaluation, calibration),
         "checkpoint_step": calibration.checkpoint_step,
         "config": str(Path(workdir) / "config.json"),
         "versions": runs.versions(),
@@ -186,6 +194,9 @@ def _figures(evaluation: Evaluation, *, threshold: float) -> dict[str, Figure]:
         figures["defects_by_iou"] = defect_plots.precision_recall_by_iou(without, with_class)
         if is_classified:
             figures["confusion_matrix"] = defect_plots.confusion_matrix(*defects.confusion(evaluation.found))
+    if evaluation.raw_scores is not None:
+        curves = {"as the network": evaluation.raw_scores, "calibrated": scores}
+        figures["reliability"] = reliability_plot({name: reliability(labels, of) for name, of in curves.items()})
     return figures
 
 
@@ -226,12 +237,17 @@ def write_report(evaluation: Evaluation, metrics: dict[str, Any], *, directory: 
 
 
 def scores_csv(evaluation: Evaluation, *, threshold: float) -> str:
-    """id,label,score,prediction of every image; scores with all their digits."""
+    """id,label,score,prediction of every image, and raw_score where scores are calibrated; with all their digits."""
+    names = ["id", "label", "score", "prediction"]
+    columns = [evaluation.ids, evaluation.labels, evaluation.scores]
+    if evaluation.raw_scores is not None:
+        names.append("raw_score")
+        columns.append(evaluation.raw_scores)
     rows = [
-        (id_, int(label), repr(float(score)), int(score >= threshold))
-        for id_, label, score in zip(evaluation.ids, evaluation.labels, evaluation.scores, strict=True)
+        (id_, int(label), repr(float(score)), int(score >= threshold), *(repr(float(value)) for value in raw))
+        for id_, label, score, *raw in zip(*columns, strict=True)
     ]
-    return files.to_csv(("id", "label", "score", "prediction"), rows)
+    return files.to_csv(names, rows)
 
 
 def render_html(
@@ -254,6 +270,8 @@ def render_html(
         defect_rows=_DEFECT_ROWS,
         defect_columns=_DEFECT_COLUMNS,
         notes=_notes(metrics),
+        decision_note=NOTE,
+        sources=_SOURCES,
     )
 
 
@@ -262,14 +280,28 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     num_good = metrics["num_images"] - metrics["num_defective"]
     title = f"{metrics['split']}: {metrics['num_images']} images, {metrics['num_defective']} defective"
     table = Table(title=title, show_header=False)
+    source = _SOURCES.get(metrics["threshold_source"], metrics["threshold_source"])
     rows = [
         ("average precision", percent(metrics["average_precision"])),
         ("ROC AUC", percent(metrics["roc_auc"])),
         ("F1", percent(metrics["f1"])),
         ("missed defects", f"{metrics['false_negatives']} of {metrics['num_defective']}"),
-        ("false alarms", f"{metrics['false_positives']} of {num_good}"),
-        ("threshold", f"{metrics['threshold']:.6g}, chosen on {metrics['threshold_source']} images"),
+        (
+            "false alarms" if metrics["reject_threshold"] is None else "good ones not accepted",
+            f"{metrics['false_positives']} of {num_good}",
+        ),
+        ("threshold", f"{metrics['threshold']:.6g}, {metrics['policy']}, chosen on {source}"),
     ]
+    if metrics["reject_threshold"] is not None:
+        decided = metrics["decisions"][0]["figures"]
+        rows += [
+            ("rejected", f"from {metrics['reject_threshold']:.6g} on, {decided['false_positives']} good ones"),
+            (
+                "inspected by hand",
+                f"{decided['num_inspected']} ({percent(decided['share_inspected'])}), "
+                f"{decided['num_inspected_good']} of them good",
+            ),
+        ]
     if metrics["num_defective"]:
         oracle = metrics["oracle"]
         rows += [
@@ -303,9 +335,16 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
             "The threshold was chosen on the training images, because the split has no defective validation image. "
             "The network knows those images, so on new ones it may miss more defects or raise more false alarms."
         )
+    else:
+        notes += metrics["calibration_notes"]
     if metrics["threshold_source"] == metrics["split"]:
         notes.append(
             "These are the images that the threshold was chosen on, so the decisions look better than they are."
+        )
+    elif metrics["num_calibration_images"]:
+        notes.append(
+            f"The threshold was chosen on {metrics['num_calibration_images']} of these very images, so the decisions "
+            "look better than they are."
         )
     elif metrics["split"] == "train":
         notes.append("These are the images that the network was trained on: the figures say nothing about new ones.")

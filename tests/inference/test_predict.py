@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, predictor: Predictor, *arguments: str) -> int:
-    monkeypatch.setattr(Predictor, "load", lambda workdir, *, checkpoint: predictor)
+    monkeypatch.setattr(Predictor, "load", lambda workdir, *, checkpoint, calibration: predictor)
     values = flags.FlagValues()
     predict.define_flags(values)
     values(["predict", "--workdir=run", *arguments])

@@ -14,6 +14,7 @@ from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import predictor as predictor_module
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.predictor import Predictor, compile_forward
+from jaxdefect.inference.score_maps import Platt
 from jaxdefect.model_config import RegressionConfig
 from jaxdefect.types import InputError
 
@@ -189,3 +190,33 @@ def test_the_map_of_a_patched_image_lies_on_the_image(height, width):
     prediction = predictor(image)
     inner = (slice(4, height - 8), slice(4, width - 8))
     np.testing.assert_allclose(prediction.probability[inner], image[inner], atol=4e-3)
+
+
+def test_a_calibrated_score_is_what_decides_and_the_raw_one_is_kept(tmp_path):
+    image = np.full((64, 96), 128, np.uint8)
+    raw = make_predictor()[0](image).score
+    platt = Platt(slope=2.0, intercept=-1.0)
+    expected = 1 / (1 + np.exp(-(2 * np.log(raw / (1 - raw)) - 1)))
+    calibration = Calibration(expected - 1e-6, 0.5, "validation", 7, reject_threshold=expected + 1e-6, score_map=platt)
+    predictor, _ = make_predictor(calibration=calibration)
+    prediction = predictor(image)
+    assert prediction.score == pytest.approx(expected, rel=1e-9)
+    assert (prediction.is_defective, prediction.verdict) == (True, "inspect")
+    (judgement,) = predictor.judge([image[..., None].astype(np.float32) / 255])
+    assert judgement.raw_score == raw
+    assert predictor(np.zeros((64, 96), np.uint8)).verdict == "accept"
+    assert predictor(np.full((64, 96), 255, np.uint8)).verdict == "reject"
+    assert make_predictor()[0](image).verdict == "reject"  # without a calibration there are two ways only
+
+
+def test_another_calibration_than_the_run_s_can_be_loaded(tmp_path, monkeypatch):
+    source, _ = make_predictor()
+    run = types.SimpleNamespace(config=source.config, workdir=tmp_path)
+    monkeypatch.setattr(predictor_module.runs, "load", lambda workdir: run)
+    monkeypatch.setattr(
+        predictor_module.checkpoints, "restore_variables", lambda *_, **__: ({"gain": np.float32(GAIN)}, 40)
+    )
+    calibrations.save(Calibration(0.6, 0.3, "validation", 40), tmp_path)
+    calibrations.write(Calibration(0.1, 0.3, "test", 40), tmp_path / "elsewhere" / "other.json")
+    assert Predictor.load(tmp_path, calibration=tmp_path / "elsewhere" / "other.json").threshold == 0.1
+    assert Predictor.load(tmp_path).threshold == 0.6

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdefect.metrics.image import image_metrics
+from jaxdefect.metrics.image import decision_metrics, image_metrics
 
 
 def test_against_hand_computed_figures_with_ties_at_the_threshold_and_at_the_lowest_positive():
@@ -43,3 +43,22 @@ def test_one_class_alone_has_no_ranking(label):
 def test_refuses_what_cannot_be_measured(labels, scores, message):
     with pytest.raises(ValueError, match=message):
         image_metrics(np.array(labels), np.array(scores), threshold=0.5)
+
+
+def test_three_way_decisions_are_those_worked_out_by_hand():
+    labels = np.array([1, 0, 1, 0, 1, 0, 0, 1])
+    scores = np.array([0.1, 0.1, 0.3, 0.3, 0.7, 0.5, 0.9, 0.9])
+    decided = decision_metrics(labels, scores, threshold=0.3, reject_threshold=0.7)
+    assert decided == {
+        "false_negatives": 1,
+        "false_positives": 1,
+        "recall": 3 / 4,
+        "precision": 2 / 3,
+        "num_inspected": 3,
+        "num_inspected_good": 2,
+        "share_inspected": 3 / 8,
+    }
+    two_way = decision_metrics(labels, scores, threshold=0.3)
+    assert (two_way["num_inspected"], two_way["false_negatives"], two_way["false_positives"]) == (0, 1, 3)
+    nothing = decision_metrics(np.zeros(2, int), np.array([0.1, 0.2]), threshold=0.5)
+    assert (nothing["recall"], nothing["precision"]) == (None, None)

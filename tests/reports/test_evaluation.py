@@ -17,8 +17,8 @@ import pytest
 from jaxdefect.config import Config, from_dict, to_dict
 from jaxdefect.data import readers, splits
 from jaxdefect.inference import calibration as calibrations
-from jaxdefect.inference import choosing
-from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference import choosing, policies
+from jaxdefect.inference.calibration import Calibration, CalibrationImages
 from jaxdefect.inference.choosing import calibrate_run
 from jaxdefect.inference.evaluation import (
     Evaluation,
@@ -33,6 +33,7 @@ from jaxdefect.reports import evaluation as report
 from jaxdefect.reports import pages, plots
 from jaxdefect.reports.breakdown import Breakdown
 from jaxdefect.reports.evaluation import evaluation_metrics, render_html, select_samples, write_report
+from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
 
 # Each image is flat, and its gray level is its key to what the predictor says of it.
@@ -253,7 +254,12 @@ def test_without_a_defective_validation_image_the_training_images_give_the_thres
     train = Split(train=tuple(ids[:4]), validation=(ids[4],), test=(), masked=())
     calibration = calibrate_run(FakePredictor(), samples, split=train, batch_size=4)
     # 0.9 +, 0.7 +, 0.4 -, 0.2 +: all called defective has F1 6/7, the best. No mask may be used: 0.5.
-    assert calibration == Calibration(threshold=0.2, pixel_threshold=0.5, source="train", checkpoint_step=7)
+    assert (calibration.threshold, calibration.pixel_threshold, calibration.source) == (0.2, 0.5, "train")
+    assert (calibration.num_trained, calibration.promise) == (4, None)
+    assert calibration.images == CalibrationImages(tuple(ids[:4]), (1, 1, 1, 0), (0.9, 0.2, 0.7, 0.4))
+    promise = choosing.Wish(policies.make("conformal", alpha=0.5))
+    with pytest.raises(InputError, match="the network was trained on 4 of the 4 calibration images"):
+        calibrate_run(FakePredictor(), samples, split=train, batch_size=4, wish=promise)
     validation = Split(train=(ids[1], ids[4]), validation=(ids[0], ids[3]), test=(), masked=())
     calibration = calibrate_run(FakePredictor(), samples, split=validation, batch_size=4)
     assert (calibration.threshold, calibration.source) == (pytest.approx(0.65), "validation")
@@ -290,6 +296,21 @@ def test_a_run_is_calibrated_once_for_its_checkpoint_and_anew_for_another(sample
     assert (metrics["threshold"], metrics["checkpoint_step"]) == (pytest.approx(0.65), 9)
     assert calibrations.load(workdir) == chosen  # what prediction uses stays with the weights that the run selects
     assert (workdir / "evaluation" / "validation" / "report.html").exists()
+
+    three_way = policies.make("recall", recall=1.0, reject_precision=1.0)
+    calibrations.save(dataclasses.replace(chosen, policy=three_way, reject_threshold=0.8), workdir)
+    metrics = report.run_evaluation(workdir)
+    assert (metrics["policy"], metrics["num_calibration_images"]) == (str(three_way), 0)
+    decided = metrics["decisions"][0]["figures"]  # 0.2 +, 0.7 + are inspected, 0.1 - is accepted
+    assert (decided["num_inspected"], decided["num_inspected_good"], decided["false_negatives"]) == (2, 0, 0)
+    run = runs.load(workdir)
+    anew = choosing.calibrated(run, checkpoint="last", batch_size=4).calibration  # other weights, the same policy
+    assert anew is not None
+    assert (anew.policy, anew.threshold, anew.reject_threshold) == (three_way, pytest.approx(0.65), anew.threshold)
+    elsewhere = dataclasses.replace(chosen, source="out-of-fold scores in x.csv", checkpoint_step=5)
+    calibrations.save(elsewhere, workdir)
+    with pytest.raises(InputError, match=r"for the checkpoint of step 5 on out-of-fold .* run launch\.calibrate again"):
+        choosing.calibrated(run, batch_size=4)
 
 
 def test_an_empty_or_incomplete_part_is_refused(samples):

@@ -7,6 +7,9 @@ stay; where they do not suit the new architecture, the error says what to overri
 
 import contextlib
 import dataclasses
+import hashlib
+import os
+import platform
 import runpy
 import signal
 import sys
@@ -30,6 +33,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False
     Exit code: what `main` returns; 2 after an `InputError` or a wrong flag.
     """
     sys.argv = _join(sys.argv, lists)
+    _keep_compiled_programs()
     try:
         if has_config:
             _define_config(sys.argv)
@@ -53,6 +57,26 @@ def _join(argv: Sequence[str], lists: Collection[str]) -> list[str]:
         if not flag:
             joined.append(argument)
     return joined[:-1]
+
+
+def _keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles in a folder of the user's, so that the next start need not; set by environment
+    variables, which JAX reads when it is imported, and which a user who set them keeps.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # A program for one processor can fail on another that shares the home folder.
+    processor = hashlib.sha256(_processor_features().encode()).hexdigest()[:12]
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "jaxdefect", f"xla-{processor}"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))  # bytes; what was not used longest goes
+
+
+def _processor_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[str]], int | None]:

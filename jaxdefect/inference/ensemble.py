@@ -67,7 +67,11 @@ def _compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, ja
         # One member after the other: no more memory than one needs, and one compiled network.
         outputs = jax.lax.map(lambda member: apply(member, images, train=False), members)
         maps = bend(outputs["probability"], pixel_thresholds[:, None, None, None])
-        return {"decision": outputs["decision"].T, "probability": jnp.max(maps, axis=0)}
+        return {
+            "decision": outputs["decision"].T,
+            "probability": jnp.max(maps, axis=0),
+            "class_probability": jnp.swapaxes(maps, 0, 1),
+        }
 
     return forward
 

@@ -17,7 +17,7 @@ def test_windows_go_left_to_right_and_top_to_bottom_and_end_at_the_border():
     assert patches.windows(128, 64, size=(64, 64), stride_px=64) == [Window(0, 0, 64, 64), Window(64, 0, 64, 64)]
     assert patches.windows(50, 70, size=(64, 64), stride_px=48) == [Window(0, 0, 64, 64), Window(0, 6, 64, 64)]
     for stride_px in (0, 65):
-        with pytest.raises(ValueError, match="must be between 1 and the shorter side"):
+        with pytest.raises(ValueError, match="must be between 1 and the sides"):
             patches.windows(100, 100, size=(64, 128), stride_px=stride_px)
 
 

@@ -11,11 +11,11 @@ _LEAST_WEIGHT = 1e-6
 class Blender:
     """Takes the rows of tiles of a grid from top to bottom and gives the bands of the map that are final.
 
-    Where tiles overlap, their values are averaged. Over an overlap of o pixels the weight of a tile is nothing in the
-    quarter at its border, where it knows too little of the surroundings, then grows linearly to the other tile's
-    quarter: no seam shows, and a network that sees no farther than o / 4 gives what it gives for the whole image. On
-    the image's own border, where the whole image ends too, weights do not fall. Where tiles agree, the result is their
-    value. A tile that begins between two cells of the image's map is shared out to them by the area it covers of each.
+    Where tiles overlap, their values are averaged. Over an overlap of o pixels the weight of a tile is nothing up to
+    3/8 o from its border, where it knows too little of the surroundings, and then grows linearly over o / 4: no seam
+    shows, and a network that sees no farther than 3/8 o gives what it gives for the whole image. On the image's own
+    border, where the whole image ends too, weights do not fall. Where tiles agree, the result is their value. A tile
+    that begins between two cells of the image's map is shared out to them by the area it covers of each.
 
     Args:
       grid: of tiles; their sides are multiples of those of a cell.
@@ -100,7 +100,7 @@ def _rising(distance: np.ndarray, overlap: float) -> np.ndarray:
     """Weights by the distance to the tile's border."""
     if not overlap:
         return np.ones_like(distance)
-    return np.clip((distance - overlap / 4) / (overlap / 2), _LEAST_WEIGHT, 1)
+    return np.clip((distance - 3 / 8 * overlap) / (overlap / 4), _LEAST_WEIGHT, 1)
 
 
 def _spread(values: np.ndarray, fraction: float, *, axis: int) -> np.ndarray:

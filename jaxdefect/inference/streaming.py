@@ -11,7 +11,7 @@ from jaxdefect.inference.tiles import Assembly, Prepared
 from jaxdefect.model_config import ModelConfig
 from jaxdefect.types import InputError
 
-_IN_FLIGHT = 2  # batches that the device has while the host reads and collects others
+_IN_FLIGHT = 1  # batches that the device has while the host reads the next and collects the last
 
 _Waiting = collections.deque[Assembly | InputError]
 _Started = tuple[Sequence[Assembly], Any]  # the images of a batch's tiles, and what was started

@@ -54,13 +54,15 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         checkpoint_step=parts[0].checkpoint_step,
         workdir=run.workdir,
         calibration=calibration,
-        forward=_compile_forward(models.build(run.config.model).apply),
+        forward=compile_forward(models.build(run.config.model).apply),
         classes=tuple(members),
         class_thresholds=tuple(member.threshold for member in parts),
     )
 
 
-def _compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
+def compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
+    """`predictor.compile_forward` of all members: (their stacked variables, their pixel thresholds) -> outputs."""
+
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         members, pixel_thresholds = variables

@@ -139,10 +139,15 @@ def _watch(values: flags.FlagValues, out: Path) -> int:
 
 
 def _until_signal() -> Callable[[], bool]:
-    """Whether Ctrl-C or SIGTERM has come; what is being judged then is finished first."""
+    """Whether Ctrl-C or SIGTERM has come; the image in hand is finished first, unless it comes again."""
     came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: came.append(number))
+        signal.signal(number, note)
     return lambda: bool(came)
 
 

@@ -121,7 +121,7 @@ def watch(
       batch_size: images, or tiles, per computation when so many wait; else each is computed alone.
       map_format: as `batch.predict_files`.
       on_record: called with each record.
-      is_stopped: asked before every look.
+      is_stopped: asked before every look and after every image.
       poll_s: seconds from look to look.
       patience_s: after so many seconds without a change, a file that cannot be decoded is broken.
 
@@ -144,6 +144,8 @@ def watch(
                 tally.add(record)
                 if on_record is not None:
                     on_record(record)
+                if is_stopped():  # the others have no line yet
+                    break
             if not ready:
                 time.sleep(poll_s)
     records.publish(out)

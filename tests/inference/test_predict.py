@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tifffile
 from absl import flags
 
 from jaxdefect.config import Config, DataConfig
@@ -290,3 +291,37 @@ def test_folder_file_and_pattern(folder, tmp_path, monkeypatch, source, ids):
     relative = files.find_images(source or ".", out=tmp_path)
     assert list(relative) == sorted(ids)
     assert [path.resolve() for path in relative.values()] == list(found.values())
+
+
+@pytest.mark.parametrize("is_tiled", [False, True])
+def test_a_batch_is_waited_for_only_when_the_next_one_is_under_way(tmp_path, predictor, is_tiled):
+    """So that images are decoded, and bands of a large one are read, while the device computes."""
+    started = []
+
+    class Running:
+        def __init__(self, number: int, values: np.ndarray):
+            self.number, self.values = number, values
+
+        def __array__(self, dtype=None, copy=None):
+            assert len(started) > self.number + 1 or self.number + 1 == num_batches
+            return self.values
+
+    def forward(variables, images):
+        started.append(len(images))
+        cells = images[..., 0].reshape(len(images), 8, 8, 8, 8).mean((2, 4))
+        number = len(started) - 1
+        return {"probability": Running(number, cells), "decision": Running(number, cells.max((1, 2)))}
+
+    lazy = dataclasses.replace(predictor, forward=forward)
+    num_batches = 5
+    if is_tiled:
+        paths = [tmp_path / "large.tif"]
+        tifffile.imwrite(paths[0], np.zeros((5 * 64, 2 * 64), np.uint8), rowsperstrip=64)
+        lazy = lazy.in_tiles(overlap=0)
+    else:
+        paths = [tmp_path / f"{number}.png" for number in range(10)]
+        for path in paths:
+            assert cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
+    images = {path.name: path for path in paths}
+    list(batch.judge_files(lazy, images, out=tmp_path / "out", batch_size=2, map_format="npy"))
+    assert started == [2] * num_batches

@@ -1,5 +1,6 @@
 """Images as sources of windows: of a TIFF only the strips or tiles that a window touches are decoded."""
 
+import contextlib
 import importlib.util
 import struct
 import weakref
@@ -17,6 +18,7 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 # What is decoded at speed without the optional package imagecodecs: stored as it is, or deflated.
 _OWN_CODECS = (1, 8, 32946)
 _PHOTOMETRIC = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+# What tifffile and its codecs raise on a file whose bytes are not what its header says.
 _BROKEN = (tifffile.TiffFileError, zlib.error, struct.error, ValueError, IndexError, KeyError, TypeError, OSError)
 
 
@@ -158,22 +160,19 @@ def open_image(path: Path, *, num_channels: int) -> ImageSource:
 
 def _open_tiff(path: Path) -> tifffile.TiffFile | None:
     """The file if its first page can be read in parts, else None: OpenCV says then what is wrong, if anything is."""
-    try:
-        file = tifffile.TiffFile(path)
-        page: Any = file.pages[0]
-        is_whole = all(
-            offset + count <= file.filehandle.size
-            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-        )
-    except _BROKEN:
-        return None
-    if not is_whole:
-        file.close()
-        raise InputError(f"{path}: truncated image (TIFF that ends before its last pixels); copy the file again")
-    if _is_readable_in_parts(page):
+    with contextlib.ExitStack() as on_failure:
+        try:
+            file = on_failure.enter_context(tifffile.TiffFile(path))
+            page: Any = file.pages[0]
+            ends = [sum(part) for part in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        except _BROKEN:
+            return None
+        if max(ends) > file.filehandle.size:
+            raise InputError(f"{path}: truncated image (TIFF that ends before its last pixels); copy the file again")
+        if not _is_readable_in_parts(page):
+            return None
+        on_failure.pop_all()
         return file
-    file.close()
-    return None
 
 
 def _is_readable_in_parts(page: Any) -> bool:

@@ -63,12 +63,19 @@ def images_below(folder: Path, *, out: Path) -> dict[str, Path]:
 
 def _by_id(paths: Iterable[str], *, root: str, out: Path) -> dict[str, Path]:
     results = tuple(os.path.realpath(out / name) + os.sep for name in (MAP_FOLDER, OVERLAY_FOLDER))
-    images = {
-        Path(os.path.relpath(path, root or os.curdir)).as_posix(): Path(path)
-        for path in paths
-        if not os.path.realpath(path).startswith(results)
-    }
-    return dict(sorted(images.items()))
+    # Folder by folder: a watched one may hold very many files and is listed again and again.
+    names = {}
+    for path in sorted(paths):
+        folder, name = os.path.split(path)
+        names.setdefault(folder, []).append(name)
+    images = {}
+    for folder, inside in names.items():
+        if os.path.join(os.path.realpath(folder), "").startswith(results):
+            continue
+        relative = Path(os.path.relpath(folder or os.curdir, root or os.curdir)).as_posix()
+        prefix = "" if relative == "." else f"{relative}/"
+        images |= {f"{prefix}{name}": os.path.join(folder, name) for name in inside}
+    return {image_id: Path(path) for image_id, path in sorted(images.items())}
 
 
 def result_path(folder: str, image_id: str, suffix: str) -> str:

@@ -119,9 +119,9 @@ def test_a_slow_camera_a_broken_file_a_crash_and_a_restart(folder: Path, tmp_pat
             with open(folder / name, "wb") as file:
                 for start in range(0, len(content), 2000):
                     file.write(content[start : start + 2000])
+                    finished[name] = time.time()
                     file.flush()
                     time.sleep(0.03)
-            finished[name] = time.time()
         (folder / "broken.png").write_bytes(png(9)[:3000])
 
     def run(until: int) -> list[Record]:

@@ -45,7 +45,7 @@ def write_overlay(path: Path, source: ImageSource, pixel_map: PixelMap, *, thres
     height, width = pixel_map.height, pixel_map.width
     factor = -(-max(height, width) // LARGEST_OVERLAY_PX)
     grays, maps = [], []
-    step = factor * max(1, 2**22 // (width * factor))
+    step = factor * max(1, 2**20 // (width * factor))
     for start in range(0, height, step):
         stop = min(start + step, height)
         gray = overlay.to_gray_uint8(source.read(Window(start, 0, stop - start, width)))

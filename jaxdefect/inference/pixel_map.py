@@ -10,8 +10,8 @@ import numpy as np
 from jaxdefect import overlay
 from jaxdefect.inference.components import Runs
 
-_IN_MEMORY_BYTES = 64 * 2**20  # of cells; what is larger goes to a temporary file
-_BAND_PIXELS = 2**22
+_IN_MEMORY_BYTES = 2**24  # of cells; what is larger goes to a temporary file
+_BAND_PIXELS = 2**20
 
 
 class Cells:

@@ -167,6 +167,8 @@ class InferenceConfig:
     decision: Literal["network", "logistic"] = "network"
     pixel_criterion: Literal["f1", "mean_iou"] = "f1"  # what the pixel threshold maximises; mean_iou: over the images
     join_distance_px: int = 0  # components closer than this are one defect
+    min_area_px: int = 0  # what is smaller, after joining, is no defect
+    tile_overlap: float = 0.5  # the share of a tile's side that neighbouring tiles of an image have in common
     large_kernel: LargeKernel = "auto"  # how a trained 15x15 convolution is computed: see models.inference_variables
 
 

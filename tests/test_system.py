@@ -11,7 +11,7 @@ import pytest
 from jaxdefect import config as config_lib
 from jaxdefect import system
 from jaxdefect.config import Config
-from jaxdefect.inference import policies
+from jaxdefect.inference import batch, policies
 from jaxdefect.inference.choosing import Wish
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.reports.calibration import Images, run_calibration
@@ -151,3 +151,23 @@ def test_four_stages_are_trained_by_one_command_and_judged_with_and_without_the_
     assert detected["pixel_recall"] > 0.5  # it has learnt to see them
     assert kept["num_predicted"] <= detected["num_predicted"]
     assert (tmp_path / "evaluation/test/confusion_matrix.png").stat().st_size > 1000
+
+    # The same images through files: what the classifier accepted is what COCO's file holds, and the map shows no more.
+    predictor, images = Predictor.load(tmp_path), folder.glob("[0-9].png")
+    batch.predict_files(predictor, {path.name: path for path in images}, out=tmp_path / "out", batch_size=4)
+    document = json.loads((tmp_path / "out/defects.json").read_text())
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    num_defects = 0
+    for image in document["images"]:
+        pixels = cv2.imread(str(folder / image["file_name"]), cv2.IMREAD_GRAYSCALE)
+        (judgement,) = predictor.judge([pixels[..., None].astype(np.float32) / 255])
+        found = [each for each in document["annotations"] if each["image_id"] == image["id"]]
+        assert [(names[each["category_id"]], each["area"]) for each in found] == [
+            (defect.class_name, defect.area_px) for defect in judgement.defects
+        ]
+        assert all(0 < each["vote"] <= 1 and 0 < each["score"] <= 1 for each in found)
+        num_defects += len(found)
+        shown = cv2.imread(str(tmp_path / "out/maps" / f"{image['file_name']}.png"), cv2.IMREAD_UNCHANGED)
+        is_defect = shown / 65535 >= predictor.pixel_threshold + 1e-5
+        assert is_defect.sum() <= sum(each["area"] for each in found)
+    assert num_defects

@@ -52,7 +52,7 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         checkpoint_step=parts[0].checkpoint_step,
         workdir=run.workdir,
         calibration=calibration,
-        forward=_compile_forward(models.build(run.config.model).apply),
+        forward=compile_forward(models.build(run.config.model).apply),
         classes=tuple(members),
         class_thresholds=tuple(member.threshold for member in parts),
     )
@@ -81,14 +81,20 @@ def _calibration_of(members: Mapping[str, Calibration], run: runs.Run) -> Calibr
     )
 
 
-def _compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
+def compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
+    """`predictor.compile_forward` of all members: (their stacked variables, their pixel thresholds) -> outputs."""
+
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         members, pixel_thresholds = variables
         # One member after the other: no more memory than one needs, and one compiled network.
         outputs = jax.lax.map(lambda member: apply(member, images, train=False), members)
         maps = bend(outputs["probability"], pixel_thresholds[:, None, None, None])
-        return {"decision": outputs["decision"].T, "probability": jnp.max(maps, axis=0)}
+        return {
+            "decision": outputs["decision"].T,
+            "probability": jnp.max(maps, axis=0),
+            "class_probability": jnp.swapaxes(maps, 0, 1),
+        }
 
     return forward
 

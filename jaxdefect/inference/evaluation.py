@@ -152,6 +152,7 @@ def evaluate(
     settings = {
         "threshold": calibration.pixel_threshold,
         "join_distance_px": predictor.config.inference.join_distance_px,
+        "min_area_px": predictor.config.inference.min_area_px,
     }
     for scored in score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
         ids.append(scored.sample.id)

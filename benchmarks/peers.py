@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks import environment
 from jaxdefect import models
+from jaxdefect.benchmark import environment
 from jaxdefect.config import Config, LossConfig, OptimizerConfig
 from jaxdefect.model_config import ModelConfig, RegressionConfig, SegDecConfig, UNetMobileNetV2Config
 from jaxdefect.training import state, step
@@ -222,8 +221,7 @@ def main(argv: Sequence[str]) -> None:
         figures = compare(case)
         if _MEMORY.value:
             figures["peak_bytes"] = {side: _peak_bytes(name, side) for side in ("jaxdefect", "pytorch")}
-        figures |= {"case": dataclasses.asdict(case), "date": date.today().isoformat()}
-        kept[name] = figures | {"environment": environment.describe()}
+        kept[name] = figures | {"case": dataclasses.asdict(case), "environment": environment.describe()}
         print(_line(name, figures), flush=True)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)

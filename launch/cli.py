@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import re
 import runpy
 import signal
 import sys
@@ -168,6 +169,14 @@ def integers(flag: flags.FlagHolder[list[str] | None]) -> tuple[int, ...] | None
         return tuple(int(part) for part in flag.value)
     except ValueError as error:
         raise InputError(f"--{flag.name}={','.join(flag.value)}: whole numbers wanted, as --{flag.name}=0,1") from error
+
+
+def size(text: str, *, flag: str) -> tuple[int, int]:
+    """Height and width from "HEIGHTxWIDTH", the value of a flag."""
+    sides = re.fullmatch(r"(\d+)x(\d+)", text)
+    if sides is None:
+        raise InputError(f"--{flag}={text}: must be HEIGHTxWIDTH, as --{flag}=1408x512")
+    return int(sides[1]), int(sides[2])
 
 
 def read_config(source: str, *, architecture: str | None = None) -> ConfigDict:

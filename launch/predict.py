@@ -17,7 +17,6 @@ Exit code: 0, or 1 when some image could not be read (predictions.jsonl says whi
 """
 
 import dataclasses
-import re
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -167,16 +166,8 @@ def _load(values: flags.FlagValues) -> Predictor:
         return predictor
     if values.tile is None and predictor.config.data.fit != "patches":
         raise InputError("--overlap: of tiles; add --tile=auto or --tile=HEIGHTxWIDTH")
-    return predictor.in_tiles(_tile_size(values.tile), overlap=values.overlap)
-
-
-def _tile_size(text: str | None) -> tuple[int, int] | None:
-    if text in (None, "auto"):
-        return None
-    sides = re.fullmatch(r"(\d+)x(\d+)", text)
-    if sides is None:
-        raise InputError(f"--tile={text}: must be auto or HEIGHTxWIDTH, as --tile=1408x512")
-    return int(sides[1]), int(sides[2])
+    size = None if values.tile in (None, "auto") else cli.size(values.tile, flag="tile")
+    return predictor.in_tiles(size, overlap=values.overlap)
 
 
 def _show_error(console: Console, record: records.Record) -> None:

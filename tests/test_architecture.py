@@ -24,6 +24,7 @@ ALLOWED = {
     "system": {*BASE, "data", "models", "training", "inference"},
     "interop": {*BASE, "models", "training"},
     "reports": {*BASE, "data", "metrics", "overlay", "training", "inference"},
+    "benchmark": {*BASE, "data", "models", "training", "reports"},
     "studies": {*BASE, "data", "metrics", "training", "inference", "system", "reports"},
 }
 FILES = sorted((ROOT / "jaxdefect").rglob("*.py"))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxdefect import models
 from jaxdefect.config import Config
@@ -89,7 +89,7 @@ def train(config: Config, workdir: Path, *, part: Part | None = None) -> int:
         if start:
             CONSOLE.print(f"resuming after step {start}")
         current = state_at(session, stages, batches, start=start)
-        current = jax.device_put(current, NamedSharding(session.mesh, PartitionSpec()))
+        current = step.replicate(current, session.mesh)
         interruption = stack.enter_context(Interruption())
         for stage in stages:
             if start >= stage.end:

@@ -31,6 +31,11 @@ def place(batch: Mapping[str, Any], mesh: Mesh) -> Arrays:
     return jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def replicate(state: TrainState, mesh: Mesh) -> TrainState:
+    """The state on every device of the mesh."""
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+
 def loss_terms(outputs: Mapping[str, jax.Array], batch: Arrays, *, config: LossConfig) -> Metrics:
     """The loss of every image, [B] each, for each output of the model that the batch has a target for.
 

@@ -1,5 +1,6 @@
 """What a figure was measured on."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -9,7 +10,7 @@ import jax
 
 
 def describe() -> dict[str, Any]:
-    """Device, cores, and versions, for a result's JSON file."""
+    """Device, cores, versions and date, for a result's JSON file."""
     versions = {}
     for name in ("jax", "jaxlib", "flax", "torch", "numpy"):
         try:
@@ -17,7 +18,9 @@ def describe() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
+        "date": datetime.date.today().isoformat(),
         "device": jax.local_devices()[0].device_kind,
+        "devices": jax.local_device_count(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),

@@ -1,0 +1,120 @@
+"""Timing of compiled programs, what XLA says of their cost, and what the device can do at best."""
+
+import dataclasses
+import resource
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_COPY_BYTES = 2**28  # beyond every cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Of repeated calls, in seconds: half of them, 99 of 100, all of them lay at or below; `fastest` is the least."""
+
+    median: float
+    p99: float
+    slowest: float
+    fastest: float
+    repetitions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one call of a compiled program, as XLA counts: operations, bytes read and written by all of them, and the
+    memory for arguments, results and what lies between. None where the backend does not say.
+    """
+
+    flops: float | None
+    bytes_accessed: float | None
+    argument_bytes: int | None
+    output_bytes: int | None
+    temporary_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+    """The best of this device in this run: a large matrix product in `dtype`, and a copy of memory."""
+
+    dtype: str
+    flops_per_second: float
+    bytes_per_second: float
+
+
+def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1) -> Times:
+    """Calls, waiting for every result, `warmup` times without looking at the clock and then `repetitions` times."""
+    for _ in range(warmup):
+        jax.block_until_ready(call())
+    seconds = np.empty(repetitions)
+    for i in range(repetitions):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds[i] = time.perf_counter() - start
+    p50, p99 = np.percentile(seconds, [50, 99])
+    return Times(float(p50), float(p99), float(seconds.max()), float(seconds.min()), repetitions)
+
+
+def compile_program(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float, Cost]:
+    """Compiles a jitted function for arguments: the program, the seconds that took, and its cost."""
+    start = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    return compiled, time.perf_counter() - start, cost_of(compiled)
+
+
+def cost_of(compiled: Any) -> Cost:
+    """The cost of a compiled program."""
+    counted: Any = compiled.cost_analysis() or {}
+    counted = counted[0] if isinstance(counted, list) else counted
+    memory = compiled.memory_analysis()
+    sizes = {name: getattr(memory, f"{name}_size_in_bytes", None) for name in ("argument", "output", "temp")}
+    return Cost(
+        flops=counted.get("flops"),
+        bytes_accessed=counted.get("bytes accessed"),
+        argument_bytes=sizes["argument"],
+        output_bytes=sizes["output"],
+        temporary_bytes=sizes["temp"],
+    )
+
+
+def ceilings(dtype: str) -> Ceilings:
+    """Measures the device: a product of square matrices, and reading and writing an array, the best of five each."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    left, right = (jax.random.normal(jax.random.key(seed), (side, side), jnp.dtype(dtype)) for seed in (0, 1))
+    product = jax.jit(jnp.matmul)
+    array = jnp.zeros(_COPY_BYTES // 4, jnp.float32)
+    copy = jax.jit(lambda x: x + 1.0)
+    return Ceilings(
+        dtype=dtype,
+        flops_per_second=2 * side**3 / time_calls(lambda: product(left, right), repetitions=5).fastest,
+        bytes_per_second=2 * _COPY_BYTES / time_calls(lambda: copy(array), repetitions=5).fastest,
+    )
+
+
+def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]:
+    """How near a program comes to the limit that binds it: operations at the speed of the matrix product, or bytes at
+    that of the copy, whichever takes longer. XLA's bytes count what caches hold too, so the latter is a bound only.
+    """
+    if cost.flops is None or cost.bytes_accessed is None:
+        return {}
+    seconds = {
+        "matrix product": cost.flops / limits.flops_per_second,
+        "copy": cost.bytes_accessed / limits.bytes_per_second,
+    }
+    return {
+        "flops_per_second": cost.flops / times.median,
+        "share_of_matrix_product": seconds["matrix product"] / times.median,
+        "share_of_copy": seconds["copy"] / times.median,
+        "binding_limit": max(seconds, key=lambda name: seconds[name]),
+    }
+
+
+def peak_memory() -> Mapping[str, int | None]:
+    """The most bytes that were in use: of the first device (None where it does not count), and of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return {"device": stats.get("peak_bytes_in_use"), "host": host}

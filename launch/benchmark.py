@@ -1,0 +1,70 @@
+r"""Times a config: python -m launch.benchmark --config=configs/kolektor_joint.py --mode=inference.
+
+    --sizes=704x256,1408x512 --batch_sizes=1,4 --dtypes=float32,bfloat16 --layers --out=benchmark.json --plot=it.png
+    python -m launch.benchmark --compare before.json after.json
+
+Every combination of batch size, image size and dtype is a row: compilation, median and p99 of a call, images per
+second, and how near that is to the device's own limits (a matrix product and a copy of memory, measured in the run).
+Modes: inference and train on random images that are on the device; input and end_to_end on the config's data
+(`--config.data.root`), the latter with the share of the time for which the device waits for its input.
+"""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from jaxdefect.types import InputError
+from launch import cli
+
+_MODE = flags.DEFINE_enum("mode", "inference", ["inference", "train", "input", "end_to_end"], "What to time.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Images per call; the config's if not given.")
+_SIZES = flags.DEFINE_list("sizes", None, "Image sizes as HEIGHTxWIDTH; the config's if not given.")
+_DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the computation: float32, tf32, bfloat16.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 10, "Timed calls of each.", lower_bound=2)
+_LAYERS = flags.DEFINE_bool("layers", False, "Time every layer by itself too.")
+_OUT = flags.DEFINE_string("out", None, "JSON file for all figures.")
+_PLOT = flags.DEFINE_string("plot", None, "Picture of time and memory over the size of a batch.")
+_COMPARE = flags.DEFINE_list("compare", None, "Two files of --out: print the ratios, and time nothing.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Times the rows, prints the table, writes the files."""
+    from jaxdefect.benchmark import environment, modes, results  # not above: decoding processes need no JAX
+
+    del argv
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    if _COMPARE.value:
+        if len(_COMPARE.value) != 2:
+            raise InputError(f"--compare={','.join(_COMPARE.value)}: two files are wanted, --compare A.json B.json")
+        console.print(results.comparison(*(results.load(Path(name)) for name in _COMPARE.value)))
+        return
+    config = cli.config()
+    sizes = [cli.size(text, flag="sizes") for text in _SIZES.value or []] or [config.data.image_size]
+    batch_sizes = cli.integers(_BATCH_SIZES) or (config.training.batch_size,)
+    if unknown := set(_DTYPES.value) - set(modes.DTYPES):
+        raise InputError(f"--dtypes={','.join(sorted(unknown))}: must be among {', '.join(modes.DTYPES)}")
+    settings = [
+        modes.Setting(_MODE.value, batch_size, size, dtype)
+        for size, batch_size, dtype in itertools.product(sizes, batch_sizes, _DTYPES.value)
+    ]
+    for setting in settings:
+        modes.check(config, setting)
+    rows = []
+    for setting in settings:
+        rows.append(modes.run(config, setting, repetitions=_REPETITIONS.value, with_layers=_LAYERS.value))
+        if rows[-1].get("layers"):
+            console.print(results.layer_table(rows[-1]))
+    found = environment.describe()
+    console.print(results.table(rows, title=f"{found['devices']} x {found['device']} ({found['processor']})"))
+    if _OUT.value:
+        results.save(Path(_OUT.value), {"environment": found, "rows": rows})
+    if _PLOT.value:
+        results.plot(rows).savefig(_PLOT.value, dpi=120)
+
+
+if __name__ == "__main__":
+    cli.run(main, has_config=not any("compare" in argument for argument in sys.argv[1:]), lists=("compare",))

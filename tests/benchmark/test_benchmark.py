@@ -1,0 +1,109 @@
+"""Costs against those worked out by hand, every mode on a small run, and the files."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdefect import models
+from jaxdefect.benchmark import layers, measure, modes, results
+from jaxdefect.config import Config, DataConfig, LossConfig, SyntheticConfig, TrainingConfig
+from jaxdefect.model_config import SegDecConfig
+from jaxdefect.types import InputError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = tmp_path_factory.mktemp("benchmark") / "surfaces"
+    return Config(
+        data=DataConfig(
+            reader="synthetic",
+            root=str(root),
+            image_size=(64, 64),
+            synthetic=SyntheticConfig(layout="folder", num_images=16, height=64, width=64),
+        ),
+        model=SegDecConfig(kernels="atrous", num_first_convs=1),
+        loss=LossConfig(segmentation="bce"),
+        training=TrainingConfig(batch_size=2),
+    )
+
+
+def test_the_cost_of_a_matrix_product_and_the_share_of_the_limit():
+    left, right = jnp.ones((64, 128)), jnp.ones((128, 32))
+    _, seconds, cost = measure.compile_program(jax.jit(jnp.matmul), left, right)
+    assert seconds > 0
+    assert cost.flops == 2 * 64 * 128 * 32
+    assert cost.argument_bytes == 4 * (64 * 128 + 128 * 32)
+    times = measure.Times(median=2.0, p99=2.0, slowest=2.0, fastest=2.0, repetitions=1)
+    limits = measure.Ceilings("float32", flops_per_second=1000.0, bytes_per_second=10.0)
+    known = measure.Cost(1000.0, 15.0, None, None, None)
+    share = measure.share_of_limit(known, times, limits)
+    assert share == {
+        "flops_per_second": 500.0,
+        "share_of_matrix_product": 0.5,
+        "share_of_copy": 0.75,
+        "binding_limit": "copy",
+    }
+
+
+def test_times_are_of_the_calls_after_the_warm_up():
+    calls = []
+    times = measure.time_calls(lambda: calls.append(0), repetitions=4, warmup=3)
+    assert len(calls) == 7
+    assert times.fastest <= times.median <= times.p99 <= times.slowest
+
+
+def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: Config):
+    module = models.build(config.model)
+    variables = models.init(module, num_channels=1, seed=0)
+    found = layers.time_layers(module, variables, jnp.zeros((2, 64, 64, 1)), is_training=False, repetitions=1)
+    by_path = {layer.path: layer for layer in found}
+    kernels = {
+        "/".join(entry.key for entry in path[:-1])
+        for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"])
+        if path[-1].key == "kernel"
+    }
+    assert set(by_path) == kernels
+    second = by_path["segmentation/conv2"]
+    assert (second.input_shape, second.output_shape) == ((2, 32, 32, 32), (2, 32, 32, 64))
+    # A 3x3 kernel of 32 -> 64 channels; fewer products at the border than inside, and the norm's few operations.
+    assert second.flops == pytest.approx(2 * 2 * 32 * 32 * 9 * 32 * 64, rel=0.15)
+
+
+@pytest.mark.parametrize("mode", modes.MODES)
+def test_every_mode_gives_a_row_that_can_be_kept_shown_and_compared(config: Config, mode: str, tmp_path: Path):
+    setting = modes.Setting(mode, 2, (64, 64), "float32")
+    modes.check(config, setting)
+    row = modes.run(config, setting, repetitions=2, with_layers=False)
+    assert row["images_per_second"] == pytest.approx(2 / row["times"]["median"])
+    if mode in ("inference", "train"):
+        assert row["limits"]["binding_limit"] in ("matrix product", "copy")
+        assert row["cost"]["flops"] > 1e8
+    if mode == "end_to_end":
+        assert 0 <= row["waiting_share"] < 1
+    path = tmp_path / "row.json"
+    results.save(path, {"environment": {"device": "cpu"}, "rows": [row]})
+    content = results.load(path)
+    assert results.table(content["rows"], title="").row_count == 1
+    assert results.comparison(content, content).columns[-1]._cells == ["1.00"]
+    results.plot(content["rows"]).savefig(tmp_path / "plot.png")
+
+
+def test_a_file_that_is_none_and_files_without_a_common_row_say_so(tmp_path: Path):
+    (tmp_path / "other.json").write_text(json.dumps({"rows": [{"mode": "train"}]}))
+    for name in ("missing.json", "other.json"):
+        with pytest.raises(InputError, match=r"make one with launch\.benchmark"):
+            results.load(tmp_path / name)
+    row = {"mode": "train", "batch_size": 1, "image_size": [64, 64], "dtype": "float32", "times": {"median": 1.0}}
+    first, second = ({"environment": {"device": "cpu"}, "rows": [row | {"batch_size": size}]} for size in (1, 2))
+    with pytest.raises(InputError, match="share no setting"):
+        results.comparison(first, second)
+
+
+def test_what_cannot_be_timed_is_refused_before_anything_is_compiled(config: Config):
+    with pytest.raises(InputError, match="--sizes"):
+        modes.check(config, modes.Setting("train", 2, (65, 64), "float32"))
+    with pytest.raises(InputError, match="--batch_sizes"):
+        modes.check(config, modes.Setting("train", 0, (64, 64), "float32"))

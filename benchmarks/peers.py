@@ -9,7 +9,6 @@ channels-last; with `--compile`, compiled) alternately; the ratio of the medians
 
 import dataclasses
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxdefect import models
-from jaxdefect.benchmark import environment
+from jaxdefect.benchmark import environment, measure
 from jaxdefect.config import Config, LossConfig, OptimizerConfig
 from jaxdefect.model_config import ModelConfig, RegressionConfig, SegDecConfig, UNetMobileNetV2Config
 from jaxdefect.training import state, step
@@ -191,18 +190,23 @@ def _difference(case: Case, ours: Sequence[np.ndarray], theirs: Sequence[np.ndar
 
 
 def _peak_bytes(name: str, side: str) -> int:
-    """How far one side's resident memory grows above what it holds before its first call."""
+    """The most that one side's process holds during its calls, above what it held before it made the model."""
     command = [sys.executable, "-m", "benchmarks.peers", f"--cases={name}", f"--side={side}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.splitlines()[-1])
 
 
 def _run_side(case: Case, side: str) -> None:
+    if side == "pytorch":
+        import torch  # noqa: F401  its own size is none of the step's
+
+    before = measure.resident_bytes("VmRSS")
     call, _ = our_side(case) if side == "jaxdefect" else their_side(case, setting="eager")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()  # compiles, which is none of the step's either
+    measure.forget_peak()
     for _ in range(3):
         call()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(measure.resident_bytes("VmHWM") - before)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -49,11 +49,11 @@ def linear_balance(*, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
     return lambda step: ramp(jnp.asarray(step) // steps_per_epoch)
 
 
-def decay_balance(*, steps_per_epoch: int, rate: float) -> optax.Schedule:
+def decay_balance(*, steps_per_epoch: int, rate: float | jax.Array) -> optax.Schedule:
     """theta_n = (1 - rate)^n in epoch n, a staircase over steps (Bi 2022, eq. 5 without its gradient term)."""
-    # Not optax.exponential_decay: its staircase divides in float32 and lags at the start of some epochs.
-    decay = optax.exponential_decay(1.0, 1, 1.0 - rate)
-    return lambda step: decay(jnp.asarray(step) // steps_per_epoch)
+    # Not optax.exponential_decay: its staircase divides in float32 and lags at the start of some epochs, and it takes
+    # no traced rate, as stacked runs have.
+    return lambda step: jnp.power(1.0 - jnp.float32(rate), jnp.asarray(step) // steps_per_epoch)
 
 
 def balance(config: LossConfig, *, steps_per_epoch: int, num_epochs: int) -> Balance:

@@ -1,7 +1,6 @@
 """Timing of compiled programs, what XLA says of their cost, and what the device can do at best."""
 
 import dataclasses
-import resource
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -116,5 +115,20 @@ def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]
 def peak_memory() -> Mapping[str, int | None]:
     """The most bytes that were in use: of the first device (None where it does not count), and of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    return {"device": stats.get("peak_bytes_in_use"), "host": host}
+    return {"device": stats.get("peak_bytes_in_use"), "host": resident_bytes("VmHWM")}
+
+
+def resident_bytes(field: str) -> int:
+    """Resident memory of this process as Linux counts it: "VmRSS" now, "VmHWM" at most since `forget_peak`.
+
+    Not getrusage's: a child process starts with its parent's peak.
+    """
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """Sets this process's "VmHWM" to what is resident now."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")

@@ -30,24 +30,26 @@ class Numbers(NamedTuple):
 
     learning_rate: Any
     decision_weight: Any
+    decay_rate: Any
 
     @classmethod
     def of(cls, config: Config) -> "Numbers":
-        return cls(config.optimizer.learning_rate, config.loss.decision_weight)
+        return cls(config.optimizer.learning_rate, config.loss.decision_weight, config.loss.decay_rate)
 
     def put_into(self, config: Config) -> Config:
         """The config with these instead of its own."""
         return dataclasses.replace(
             config,
             optimizer=dataclasses.replace(config.optimizer, learning_rate=self.learning_rate),
-            loss=dataclasses.replace(config.loss, decision_weight=self.decision_weight),
+            loss=dataclasses.replace(config.loss, decision_weight=self.decision_weight, decay_rate=self.decay_rate),
         )
 
 
 def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | None = None) -> int:
     """Trains, or resumes, one run per directory, all side by side.
 
-    They may differ in data, split, the training's seed, learning rate and weight of the decision's loss only.
+    They may differ in data, split, the training's seed, the learning rate, and the weight of the decision's loss and
+    the decay of the segmentation's only.
 
     Args:
       configs: by directory.
@@ -106,7 +108,7 @@ def program_of(config: Config) -> Config | None:
 def _without_numbers(config: Config) -> Config:
     """The config without what the runs of one program may each have of their own, data apart."""
     seedless = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=0))
-    return Numbers(learning_rate=1.0, decision_weight=1.0).put_into(seedless)
+    return Numbers(learning_rate=1.0, decision_weight=1.0, decay_rate=0.0).put_into(seedless)
 
 
 def _check(configs: Mapping[Path, Config]) -> None:

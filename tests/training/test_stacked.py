@@ -75,10 +75,10 @@ def test_side_by_side_is_as_alone_and_a_lost_checkpoint_is_trained_again(
 
 def test_side_by_side_with_numbers_of_their_own(configs: dict[Path, Config], tmp_path: Path) -> None:
     _, first, second = configs.values()
-    first = dataclasses.replace(first, loss=LossConfig(balance="linear", decision_weight=0.5))
+    first = dataclasses.replace(first, loss=LossConfig(balance="decay", decay_rate=0.25, decision_weight=0.5))
     second = dataclasses.replace(
         first,
-        loss=LossConfig(balance="linear", decision_weight=1.5),
+        loss=LossConfig(balance="decay", decay_rate=0.75, decision_weight=1.5),
         optimizer=dataclasses.replace(first.optimizer, learning_rate=0.01, schedule="cosine"),
         training=dataclasses.replace(first.training, seed=7),
     )

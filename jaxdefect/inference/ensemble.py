@@ -4,6 +4,7 @@ Each member has thresholds of its own. Scores and maps are bent so that every me
 largest is taken: the ensemble calls an image defective from 1/2 on, exactly where one of its members does.
 """
 
+import functools
 import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         checkpoint_step=parts[0].checkpoint_step,
         workdir=run.workdir,
         calibration=calibration,
-        forward=_compile_forward(models.build(run.config.model).apply),
+        forward=compile_forward(functools.partial(run_members, models.build(run.config.model).apply)),
         classes=tuple(members),
         class_thresholds=tuple(member.threshold for member in parts),
     )
@@ -81,14 +82,24 @@ def _calibration_of(members: Mapping[str, Calibration], run: runs.Run) -> Calibr
     )
 
 
-def _compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
+def run_members(apply: Callable[..., Any], members: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Decision logits [B, K] and maps [B, K, h, w] of K members, their variables stacked along a first axis."""
+    # One member after the other: no more memory than one needs, and one compiled network.
+    outputs = jax.lax.map(lambda member: apply(member, images, train=False), members)
+    return {name: jnp.moveaxis(outputs[name], 0, 1).astype(jnp.float32) for name in ("decision", "probability")}
+
+
+def compile_forward(run: Callable[[Any, jax.Array], Mapping[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
+    """The ensemble's `Forward` from what computes its members as `run_members`; its variables are a pair, the members'
+    variables and their pixel thresholds [K].
+    """
+
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         members, pixel_thresholds = variables
-        # One member after the other: no more memory than one needs, and one compiled network.
-        outputs = jax.lax.map(lambda member: apply(member, images, train=False), members)
-        maps = bend(outputs["probability"], pixel_thresholds[:, None, None, None])
-        return {"decision": outputs["decision"].T, "probability": jnp.max(maps, axis=0)}
+        outputs = run(members, images)
+        maps = bend(outputs["probability"], pixel_thresholds[:, None, None])
+        return {"decision": outputs["decision"], "probability": jnp.max(maps, axis=1)}
 
     return forward
 

@@ -8,6 +8,7 @@ the original by more than 1e-4 on some image, then nothing is left of it; 2 afte
 """
 
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from jaxdefect.interop import checking
 from jaxdefect.interop.export import Export, export
-from jaxdefect.interop.runtimes import RUNTIMES
+from jaxdefect.interop.runtimes import RUNTIMES, Format
 from jaxdefect.types import InputError
 from launch import cli
 
@@ -29,13 +30,15 @@ _IMAGES = flags.DEFINE_string(
     "images", None, "folder, image or quoted pattern to compare on; default: the run's own test images"
 )
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 8, "compare on at most so many", lower_bound=1)
-_BATCH = flags.DEFINE_string("batch", "symbolic", "images that the graph takes at a time: a number, or symbolic for any")
+_BATCH = flags.DEFINE_string(
+    "batch", "symbolic", "images that the graph takes at a time: a number, or symbolic for any"
+)
 _PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda"], "what a StableHLO file runs on: cpu, cuda, rocm, tpu")
 
 
 def main(_: Sequence[str]) -> int:
     """Exports, prints the differences; returns the exit code."""
-    workdir, kind = cli.required(_WORKDIR), cli.required(_FORMAT)
+    workdir, kind = cli.required(_WORKDIR), typing.cast(Format, cli.required(_FORMAT))
     out = Path(_OUT.value) if _OUT.value else Path(workdir) / "export" / kind
     result = export(
         Path(workdir),

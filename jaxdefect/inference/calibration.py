@@ -126,7 +126,7 @@ def read(path: Path) -> Calibration:
 
 
 def to_json(calibration: Calibration) -> str:
-    """A calibration as text: everything on a line of its own but the images, which come last, a line for each column."""
+    """A calibration as text: a line for everything but the images, which come last, a line for each column."""
     values = {field.name: getattr(calibration, field.name) for field in dataclasses.fields(calibration)}
     images, score_map = values.pop("images"), values.pop("score_map")
     values["policy"] = policies.to_json(calibration.policy)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ def find(path: Path) -> Path | None:
 
 
 def load(
-    predictor_class: Any, graph: Path, *, calibration: str | os.PathLike | None, is_calibrating: bool, has_classifier: bool
+    predictor_class: Any,
+    graph: Path,
+    *,
+    calibration: str | os.PathLike | None,
+    is_calibrating: bool,
+    has_classifier: bool,
 ) -> Any:
     """The predictor of an export.
 
@@ -69,8 +75,8 @@ def load(
       has_classifier: load the classifier, too, if there is one.
 
     Raises:
-      InputError: no StableHLO export, a file that is missing, broken, of a newer version, or not the one that the sidecar
-        was written for; one for another platform; a calibration for an ensemble.
+      InputError: no StableHLO export; a file that is missing, broken, of a newer version, or not the one that the
+        sidecar was written for; one for another platform; a calibration for an ensemble.
     """
     sidecar = read_sidecar(graph)
     try:
@@ -157,8 +163,8 @@ def open_graph(graph: Path, files: Mapping[str, str]) -> Call:
         raise InputError(f"{graph}: cannot be read ({error.strerror}); copy it again") from error
     if hashlib.sha256(data).hexdigest() != files.get(graph.name):
         raise InputError(
-            f"{graph}: not the file that {graph.name}'s sidecar was written for (its SHA-256 differs); copy both again, "
-            "or export again"
+            f"{graph}: not the file that the sidecar was written for (its SHA-256 differs); copy both again, or export "
+            "again"
         )
     newest = jax.export.maximum_supported_calling_convention_version
     try:
@@ -173,7 +179,7 @@ def open_graph(graph: Path, files: Mapping[str, str]) -> Call:
             f"{graph}: exported for {', '.join(program.platforms)}, and this is {backend}; export with "
             "--platforms=… or run it on one of those (JAX_PLATFORMS=cpu)"
         )
-    return program.call
+    return typing.cast(Call, program.call)
 
 
 def _classifier(model: Path, entry: Mapping[str, Any], config: Config) -> four_stage.Classifier:

@@ -73,9 +73,7 @@ def export(
     runtimes.check_installed(kind)
     checking.cpu()
     source = sources.load(workdir, checkpoint=checkpoint)
-    pixels, description = sources.find_check_images(
-        workdir, source.config, images, out=out, num_images=num_images
-    )
+    pixels, description = sources.find_check_images(workdir, source.config, images, out=out, num_images=num_images)
     suffix = runtimes.RUNTIMES[kind].suffix
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -126,7 +124,7 @@ def _describe(name: str, part: Part, folder: Path, *, batch: int | None) -> dict
     """What the sidecar says of one graph, its files with their SHA-256."""
     first = "batch" if batch is None else batch
     shape = part.network.image_shape
-    outputs = jax.eval_shape(part.network.function, jax.ShapeDtypeStruct((1, *shape), np.float32))
+    outputs = jax.eval_shape(part.network, jax.ShapeDtypeStruct((1, *shape), np.float32))
     files = sorted(path for path in folder.iterdir() if path.stem == name)
     return {
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},

@@ -49,9 +49,15 @@ class Value:
     name: str = ""
     array: np.ndarray | None = None
 
+    @property
+    def whole(self) -> np.ndarray:
+        """A constant at its whole shape."""
+        assert self.array is not None
+        return np.broadcast_to(self.array, self.shape)
+
 
 # (graph, parameters of the operation, its operands, shape and dtype of the result) -> the result
-Operator = Callable[["Graph", Mapping[str, Any], Sequence[Value], jax.core.ShapedArray], Value]
+Operator = Callable[["Graph", Mapping[str, Any], Sequence[Value], Any], Value]
 
 
 def depends_on_batch(size: int) -> bool:
@@ -77,7 +83,7 @@ class Graph:
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
         """Stores a constant; equal ones once."""
         array = np.ascontiguousarray(np.asarray(values, dtype)).reshape(np.shape(values))
-        key = (array.dtype.str, array.shape, hashlib.sha256(array).digest())
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
             self.initializers.append(onnx.numpy_helper.from_array(array, name))
@@ -104,7 +110,8 @@ class Graph:
         values.update(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom: Any) -> Value:
-            return from_array(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, jex.Literal) else values[atom]
+            is_literal = isinstance(atom, jex.Literal)
+            return from_array(np.asarray(atom.val, _dtype(atom))) if is_literal else values[atom]
 
         for equation in jaxpr.eqns:
             results = self._step(equation, [read(atom) for atom in equation.invars])
@@ -149,7 +156,7 @@ class Graph:
 
     def _part(self, value: Value, index: int) -> Value:
         if value.array is not None:
-            return from_array(np.broadcast_to(value.array, value.shape)[index])
+            return from_array(value.whole[index])
         name = self.add("Gather", [self.full(value), self.constant(index)], axis=0)
         return from_name(name, value.shape[1:], value.dtype)
 
@@ -209,17 +216,20 @@ def convert(
     return model
 
 
+def _dtype(atom: Any) -> np.dtype:
+    return atom.aval.dtype
+
+
 def _describe(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
     dimensions = [_BATCH_NAME if size == _BATCH else size for size in shape]
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dimensions)
 
 
 def _compute(equation: Any, inputs: Sequence[Value]) -> list[Value]:
-    arrays = [np.broadcast_to(value.array, value.shape) for value in inputs if value.array is not None]
+    arrays = [value.whole for value in inputs]
     results = equation.primitive.bind(*arrays, **equation.params)
     return [from_array(result) for result in (results if equation.primitive.multiple_results else [results])]
 
 
 def _untranslatable(what: str) -> InputError:
     return InputError(f"the network uses {what!r}, which has no translation to ONNX here; export it as stablehlo")
-

@@ -122,9 +122,7 @@ def _slice(graph: Graph, params: Params, values: Sequence[Value], result: Any) -
     starts, limits = params["start_indices"], params["limit_indices"]
     strides = params["strides"] or (1,) * len(starts)
     axes = [
-        axis
-        for axis, whole in enumerate(value.shape)
-        if (starts[axis], limits[axis], strides[axis]) != (0, whole, 1)
+        axis for axis, whole in enumerate(value.shape) if (starts[axis], limits[axis], strides[axis]) != (0, whole, 1)
     ]
     parts = [graph.constant([sizes[axis] for axis in axes]) for sizes in (starts, limits)]
     parts += [graph.constant(axes), graph.constant([strides[axis] for axis in axes])]
@@ -133,14 +131,18 @@ def _slice(graph: Graph, params: Params, values: Sequence[Value], result: Any) -
 
 def _reduce(operation: str) -> Operator:
     def operator(graph: Graph, params: Params, values: Sequence[Value], result: Any) -> Value:
-        inputs = [graph.full(values[0]), graph.constant(params["axes"])]
-        return from_name(graph.add(operation, inputs, keepdims=0), result.shape, result.dtype)
+        name = graph.full(values[0])
+        # One axis after the other: ONNX Runtime adds up in float32 without partial sums, and over a whole map that
+        # costs a digit.
+        for axis in sorted(params["axes"], reverse=True):
+            name = graph.add(operation, [name, graph.constant([axis])], keepdims=0)
+        return from_name(name, result.shape, result.dtype)
 
     return operator
 
 
 def _multiply_matrices(graph: Graph, params: Params, values: Sequence[Value], result: Any) -> Value:
-    """`dot_general` of an array with a constant: the contracted axes last, one product, the free axes as JAX has them."""
+    """`dot_general` of an array with a constant: the contracted axes last, one product, then JAX's order of axes."""
     contracted, batched = params["dimension_numbers"]
     place = next((i for i, value in enumerate(values) if value.array is not None), None)
     if place is None or any(batched):
@@ -153,7 +155,7 @@ def _multiply_matrices(graph: Graph, params: Params, values: Sequence[Value], re
     if len(ours) != 1:
         value = reshape(graph, value, (*kept, num_contracted))
     columns = [axis for axis in range(len(matrix.shape)) if axis not in theirs]
-    array = np.broadcast_to(matrix.array, matrix.shape).transpose(*theirs, *columns)
+    array = matrix.whole.transpose(*theirs, *columns)
     weights = graph.constant(array.reshape(num_contracted, -1), np.float32)
     flat = from_name(
         graph.add("MatMul", [graph.full(value), weights]), (*kept, array.size // num_contracted), np.float32
@@ -173,7 +175,7 @@ def _convolve(graph: Graph, params: Params, values: Sequence[Value], result: Any
     if not is_plain:
         raise InputError("a transposed or computed convolution has no translation to ONNX here; export as stablehlo")
     before, after = zip(*params["padding"], strict=True)
-    array = np.broadcast_to(kernel.array, kernel.shape).transpose(layout.rhs_spec)
+    array = kernel.whole.transpose(layout.rhs_spec)
     name = graph.add(
         "Conv",
         [graph.full(transpose(graph, image, layout.lhs_spec)), graph.constant(array, np.float32)],

@@ -22,10 +22,18 @@ Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # images [B, H, W, C] float
 
 
 class Network(NamedTuple):
-    """What is exported: `function` maps images [B, H, W, C] float32 to named float32 arrays; `image_shape` is H, W, C."""
+    """What is exported: `function(variables, images [B, H, W, C] float32)` gives named float32 arrays.
 
-    function: Callable[[jax.Array], Mapping[str, jax.Array]]
+    `variables` are NumPy arrays, which become constants of the graph. `image_shape`: H, W, C.
+    """
+
+    function: Callable[[Any, jax.Array], Mapping[str, jax.Array]]
+    variables: Any
     image_shape: tuple[int, int, int]
+
+    def __call__(self, images: jax.Array) -> Mapping[str, jax.Array]:
+        """The outputs for these images."""
+        return self.function(self.variables, images)
 
 
 class Runtime(NamedTuple):
@@ -65,7 +73,7 @@ def _write_stablehlo(network: Network, path: Path, batch: int | None, platforms:
     size: Any = jax.export.symbolic_shape("batch")[0] if batch is None else batch
     images = jax.ShapeDtypeStruct((size, *network.image_shape), np.float32)
     try:
-        program = jax.export.export(jax.jit(network.function), platforms=list(platforms))(images)
+        program = jax.export.export(jax.jit(network.__call__), platforms=list(platforms))(images)
     except ValueError as error:
         raise InputError(f"--platforms={','.join(platforms)}: {error}") from error
     path.write_bytes(program.serialize())
@@ -81,7 +89,7 @@ def _write_onnx(network: Network, path: Path, batch: int | None, platforms: Sequ
     from jaxdefect.interop import onnx_graph, onnx_operators
 
     model = onnx_graph.convert(
-        network.function, image_shape=network.image_shape, batch=batch, operators=onnx_operators.OPERATORS
+        network, image_shape=network.image_shape, batch=batch, operators=onnx_operators.OPERATORS
     )
     path.write_bytes(model.SerializeToString())
 

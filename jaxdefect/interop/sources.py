@@ -1,6 +1,7 @@
 """What of a run is exported: its networks, what decides beside them, and images to compare on."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,18 +55,16 @@ def load(workdir: Path, *, checkpoint: str | None) -> Source:
         classifier = _classifier(workdir, config, checkpoint=checkpoint)
         return Source(config, {MODEL: classifier}, _decision(None))
     predictor = Predictor.load(workdir, checkpoint=checkpoint)
-    apply, variables = _apply(config.model), jax.device_get(predictor.variables)
+    apply = _apply(config.model)
 
-    def detect(images: jax.Array) -> dict[str, jax.Array]:
+    def detect(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         outputs = apply(variables, images, train=False)
         return {name: outputs[name].astype(jnp.float32) for name in ("decision", "probability")}
 
-    def detect_each(images: jax.Array) -> dict[str, jax.Array]:
-        return ensemble.run_members(apply, variables[0], images)
-
-    network = Network(
-        detect_each if predictor.classes else detect, (*config.data.image_size, config.data.num_channels)
-    )
+    function, variables = detect, predictor.variables
+    if predictor.classes:
+        function, variables = functools.partial(ensemble.run_members, apply), predictor.variables[0]
+    network = Network(function, jax.device_get(variables), (*config.data.image_size, config.data.num_channels))
     parts = {MODEL: Part(network, predictor.checkpoint_step)}
     if predictor.classifier is not None:
         directory = four_stage.classifier_directory(workdir)
@@ -76,12 +75,12 @@ def load(workdir: Path, *, checkpoint: str | None) -> Source:
 
 def _classifier(workdir: Path, config: Config, *, checkpoint: str | None) -> Part:
     variables, step = checkpoints.restore_variables(workdir, config=config, which=checkpoint)
-    apply, variables = _apply(config.model), jax.device_get(variables)
+    apply = _apply(config.model)
 
-    def classify(images: jax.Array) -> dict[str, jax.Array]:
+    def classify(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         return {"classes": apply(variables, images, train=False)["classes"].astype(jnp.float32)}
 
-    network = Network(classify, (*config.data.image_size, config.data.num_channels))
+    network = Network(classify, jax.device_get(variables), (*config.data.image_size, config.data.num_channels))
     return Part(network, step, config.data.classes)
 
 

@@ -130,7 +130,7 @@ class Graph:
             inner = params["branches"][int(inputs[0].array)]
             return self.run(inner.jaxpr, inner.consts, inputs[1:])
         if name == "scan":
-            return self._unroll(params, inputs)
+            return self._unroll(equation, inputs)
         result = equation.outvars[0].aval
         is_open = any(depends_on_batch(size) for outvar in equation.outvars for size in outvar.aval.shape)
         if name != "broadcast_in_dim" and not is_open and all(value.array is not None for value in inputs):
@@ -139,12 +139,18 @@ class Graph:
             raise _untranslatable(name)
         return [self._operators[name](self, params, inputs, result)]
 
-    def _unroll(self, params: Mapping[str, Any], inputs: list[Value]) -> list[Value]:
-        num_constants, num_carried = params["num_consts"], params["num_carry"]
-        constants, stacked = inputs[:num_constants], inputs[num_constants + num_carried :]
-        carried, rows = inputs[num_constants : num_constants + num_carried], []
+    def _unroll(self, equation: Any, inputs: list[Value]) -> list[Value]:
+        params, inner = equation.params, equation.params["jaxpr"]
+        # Which operands are constants, carried, or a row a step is told from their ranks inside and outside: the
+        # parameters that say it change with JAX's version. They come in this order.
+        is_row = [len(value.shape) > aval.ndim for value, aval in zip(inputs, inner.in_avals, strict=True)]
+        is_carried = [
+            outvar.aval.ndim == aval.ndim for outvar, aval in zip(equation.outvars, inner.out_avals, strict=True)
+        ]
+        num_carried, num_fixed = sum(is_carried), len(inputs) - sum(is_row)
+        stacked, constants = inputs[num_fixed:], inputs[: num_fixed - num_carried]
+        carried, rows = inputs[num_fixed - num_carried : num_fixed], []
         steps = range(params["length"])
-        inner = params["jaxpr"]
         for step in reversed(steps) if params["reverse"] else steps:
             parts = [self._part(value, step) for value in stacked]
             outputs = self.run(inner.jaxpr, inner.consts, [*constants, *carried, *parts])

@@ -105,6 +105,27 @@ def reference():
     return compute
 
 
+def test_a_loop_over_the_image_is_unrolled_backwards_too(tmp_path):
+    """Rows carried and stacked; [B, 64, 64, 1] -> running sums from below, and the differences to them."""
+    pytest.importorskip("onnxruntime")
+
+    def function(_, images):
+        def add(total, row):
+            return total + row, total - row
+
+        rows = jnp.moveaxis(images, 1, 0)
+        total, differences = jax.lax.scan(add, jnp.zeros((1,)) + rows[0] * 0, rows, reverse=True)
+        return {"decision": total, "probability": jnp.moveaxis(differences, 0, 1)}
+
+    network = runtimes.Network(function, (), (64, 64, 1))
+    runtimes.RUNTIMES["onnx"].write(network, tmp_path / "model.onnx", None, ())
+    images = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
+    found = runtimes.RUNTIMES["onnx"].open(tmp_path / "model.onnx")(images)
+    sums = np.cumsum(images[:, ::-1].astype(np.float64), axis=1)[:, ::-1]
+    np.testing.assert_allclose(found["decision"], sums[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found["probability"], sums - 2 * images, rtol=1e-5, atol=1e-5)
+
+
 def test_an_operation_without_translation_is_named(tmp_path):
     pytest.importorskip("onnx")
     network = runtimes.Network(lambda _, images: {"probability": jnp.sort(images[..., 0])}, (), (64, 64, 1))

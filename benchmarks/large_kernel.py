@@ -2,7 +2,7 @@
 
     python -m benchmarks.large_kernel [--height=88 --width=32 --repetitions=5]
 
-Prints the median seconds of XLA's own convolution and of `layers.convolve_by_rows`, and their ratio.
+Prints the median seconds of XLA's own convolution and of `large_kernel.convolve_by_rows`, and their ratio.
 """
 
 import statistics
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from jaxdefect.models import layers
+from jaxdefect.models import large_kernel
 
 _HEIGHT = flags.DEFINE_integer("height", 88, "Height of the map: an eighth of the image's.")
 _WIDTH = flags.DEFINE_integer("width", 32, "Width of the map.")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         return lambda: compiled(image, kernel)
 
     for name, make in (("value", value), ("gradients", gradients)):
-        ways = {"direct": make(layers.convolve_directly), "rows": make(layers.convolve_by_rows)}
+        ways = {"direct": make(large_kernel.convolve_directly), "rows": make(large_kernel.convolve_by_rows)}
         difference = max(
             float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a)))
             for a, b in zip(*(jax.tree.leaves(way()) for way in ways.values()), strict=True)

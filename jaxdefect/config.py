@@ -7,6 +7,7 @@ from typing import Any, Literal
 from jaxdefect import structure
 from jaxdefect.config_checks import check_ranges, refuse
 from jaxdefect.model_config import (
+    LargeKernel,
     MobileNetV2Config,
     ModelConfig,
     RegressionConfig,
@@ -145,6 +146,9 @@ class TrainingConfig:
     epochs: int = 50  # of each stage; an epoch shows every positive once and as many negatives
     steps_per_epoch: int = 0  # 0: as many as show every positive once
     batch_size: int = 1  # over all devices
+    # 0: Grain feeds every step. K: the decoded training set stays on the device, which draws, augments and trains K
+    # steps in one call (`training/resident.py`); for data that fits.
+    scan_steps: int = 0
     ema_decay: float = 0.0  # of the weights used for evaluation; 0: the weights themselves
     validate_every_epochs: int = 1
     checkpoint_every_epochs: int = 1
@@ -163,6 +167,9 @@ class InferenceConfig:
     decision: Literal["network", "logistic"] = "network"
     pixel_criterion: Literal["f1", "mean_iou"] = "f1"  # what the pixel threshold maximises; mean_iou: over the images
     join_distance_px: int = 0  # components closer than this are one defect
+    min_area_px: int = 0  # what is smaller, after joining, is no defect
+    tile_overlap: float = 0.5  # the share of a tile's side that neighbouring tiles of an image have in common
+    large_kernel: LargeKernel = "auto"  # how a trained 15x15 convolution is computed: see models.inference_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +235,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         _check_split,
         _check_loss,
         _check_architecture,
+        _check_resident,
         _check_two_stage,
         _check_ensemble,
         _check_classifier,
@@ -293,6 +301,25 @@ def _check_loss(config: Config) -> None:
             f"loss.balance = {loss.balance!r}, config.loss.decision_weight = {loss.decision_weight}",
             "it trains no decision beside the segmentation: set config.loss.balance = 'none' and "
             "config.loss.decision_weight = 0",
+        ),
+    )
+
+
+def _check_resident(config: Config) -> None:
+    """What a training set on the device cannot have: changes that resample an image."""
+    if not config.training.scan_steps:
+        return
+    augment, size = config.data.augment, config.data.image_size
+    is_affine = bool(augment.affine_degrees or augment.affine_scale or augment.affine_shift)
+    advice = "switch it off, or set config.training.scan_steps = 0 to augment while decoding"
+    refuse(
+        f"training.scan_steps = {config.training.scan_steps}",
+        (is_affine, "data.augment.affine_degrees, affine_scale, affine_shift", advice),
+        (augment.rotate90 and size[0] != size[1], f"data.augment.rotate90 = True with image_size = {size}", advice),
+        (
+            config.ensemble.kind != "none" and config.ensemble.training == "stacked",
+            "ensemble.training = 'stacked'",
+            "use 'sequential'",
         ),
     )
 

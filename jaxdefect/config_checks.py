@@ -43,11 +43,14 @@ _OWN_RANGES = (  # setting, smallest, largest; of a model's settings only those 
     ("training.steps_per_epoch", 0, _HUGE),
     ("training.patience_epochs", 0, _HUGE),
     ("training.batch_size", 1, _HUGE),
+    ("training.scan_steps", 0, _HUGE),
     ("training.ema_decay", 0, 1 - sys.float_info.epsilon),
     ("training.validate_every_epochs", 1, _HUGE),
     ("training.checkpoint_every_epochs", 1, _HUGE),
     ("training.seed", 0, 2**32 - 1),
     ("inference.join_distance_px", 0, _HUGE),
+    ("inference.min_area_px", 0, _HUGE),
+    ("inference.tile_overlap", 0, 0.9),
     ("classifier.window_stride_px", 1, 1024),
 )
 _RANGES = _OWN_RANGES + tuple(  # the classifier has sections of the same kinds

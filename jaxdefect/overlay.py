@@ -11,6 +11,7 @@ _MAX_OPACITY = 0.7
 # Green does not occur in the inferno map nor in a gray image: the contour stands out on both.
 _CONTOUR_RGB = (0, 255, 96)
 _SEPARATOR_PX = 4
+_BAND_PX = 256
 
 
 def map_to_image_size(probability: np.ndarray, height: int, width: int, *, stride: int = 8) -> np.ndarray:
@@ -29,9 +30,36 @@ def map_to_image_size(probability: np.ndarray, height: int, width: int, *, strid
     Returns:
       [height, width] float32, within the range of `probability`.
     """
-    rows, row_fraction = _taps(probability.shape[0], height, stride)
-    columns, column_fraction = _taps(probability.shape[1], width, stride)
-    left, right = probability[:, columns[0]], probability[:, columns[1]]
+    (num_rows, num_columns) = probability.shape
+    rows, row_fraction = taps(num_rows, cell_px=height / num_rows, stride=stride, pixels=range(height))
+    columns, column_fraction = taps(num_columns, cell_px=width / num_columns, stride=stride, pixels=range(width))
+    return interpolate(probability, rows, row_fraction, columns, column_fraction)
+
+
+Taps = tuple[np.ndarray, np.ndarray]
+
+
+def taps(num_cells: int, *, cell_px: float, stride: int, pixels: range) -> tuple[Taps, np.ndarray]:
+    """Along one side, for every pixel of `pixels` the two cells it lies between, and the weight [n] of the second.
+
+    Args:
+      num_cells: of the whole side.
+      cell_px: pixels per cell.
+      stride: as `map_to_image_size` takes it.
+      pixels: which ones.
+    """
+    position = (np.arange(pixels.start, pixels.stop) + 0.5) / cell_px - 0.5 / stride
+    position = np.clip(position, 0, num_cells - 1)
+    lower = position.astype(np.intp)
+    upper = np.minimum(lower + 1, num_cells - 1)
+    return (lower, upper), (position - lower).astype(np.float32)
+
+
+def interpolate(
+    cells: np.ndarray, rows: Taps, row_fraction: np.ndarray, columns: Taps, column_fraction: np.ndarray
+) -> np.ndarray:
+    """Pixels [n, m] between cells [h, w], as `taps` says for either side."""
+    left, right = cells[:, columns[0]], cells[:, columns[1]]
     wide = left + column_fraction * (right - left)
     top, bottom = wide[rows[0]], wide[rows[1]]
     return top + row_fraction[:, None] * (bottom - top)
@@ -54,14 +82,21 @@ def overlay(image: np.ndarray, probability: np.ndarray, *, threshold: float = 0.
     height, width = image.shape[:2]
     if probability.shape != (height, width):
         probability = map_to_image_size(probability.astype(np.float32), height, width)
+    blended = np.empty((height, width, 3), np.uint8)
+    for start in range(0, height, _BAND_PX):  # what is computed in float32 takes many times the memory of the result
+        band = slice(start, start + _BAND_PX)
+        blended[band] = _blend(image[band], probability[band])
+    contours, _ = cv2.findContours((probability >= threshold).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(blended, contours, -1, _CONTOUR_RGB, thickness=1 + min(height, width) // 512)
+    return blended
+
+
+def _blend(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     level = np.clip(np.rint(probability * 255), 0, 255).astype(np.uint8)
     colour = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     opacity = (_MAX_OPACITY * np.clip(probability, 0, 1)).astype(np.float32)[..., None]
     backdrop = cv2.cvtColor(to_gray_uint8(image), cv2.COLOR_GRAY2RGB)
-    blended = np.rint(backdrop + opacity * (colour.astype(np.float32) - backdrop)).astype(np.uint8)
-    contours, _ = cv2.findContours((probability >= threshold).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(blended, contours, -1, _CONTOUR_RGB, thickness=1 + min(height, width) // 512)
-    return blended
+    return np.rint(backdrop + opacity * (colour.astype(np.float32) - backdrop)).astype(np.uint8)
 
 
 def validation_strip(
@@ -103,12 +138,3 @@ def to_gray_uint8(image: np.ndarray) -> np.ndarray:
 
 def _two_dimensional(plane: np.ndarray) -> np.ndarray:
     return plane[..., 0] if plane.ndim == 3 else plane
-
-
-def _taps(num_cells: int, num_pixels: int, stride: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """For every pixel the two cells it lies between and the weight of the second."""
-    position = (np.arange(num_pixels) + 0.5) * num_cells / num_pixels - 0.5 / stride
-    position = np.clip(position, 0, num_cells - 1)
-    lower = position.astype(np.intp)
-    upper = np.minimum(lower + 1, num_cells - 1)
-    return (lower, upper), (position - lower).astype(np.float32)

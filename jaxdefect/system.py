@@ -13,6 +13,7 @@ import numpy as np
 from jaxdefect import models
 from jaxdefect.config import Config, DataConfig, EnsembleConfig, LossConfig, SplitConfig
 from jaxdefect.data import annotation, checks, pipeline, readers, splits
+from jaxdefect.data.sources import ArrayImage
 from jaxdefect.inference import choosing, ensemble, four_stage, windows
 from jaxdefect.inference.evaluation import score
 from jaxdefect.inference.predictor import Predictor
@@ -194,4 +195,5 @@ def _crops(
             rng=rng,
         )
         places = [crop.window for crop in crops]
-        yield from zip(crops, windows.cut_windows(image, places, window_px=config.classifier.window_px), strict=True)
+        cuts = windows.cut_windows(ArrayImage(image), places, window_px=config.classifier.window_px)
+        yield from zip(crops, cuts, strict=True)

@@ -125,22 +125,45 @@ class Split:
 Batch = Mapping[str, np.ndarray]
 
 
+class RotatedBox(NamedTuple):
+    """The rectangle of least area around a defect, in pixels of the image, whose first pixel reaches from 0 to 1.
+
+    `x`, `y`: its middle. `length` and `width`: the longer and the shorter side. `degrees` in (-90, 90]: how far the
+    longer side is turned clockwise from a horizontal one.
+    """
+
+    x: float
+    y: float
+    length: float
+    width: float
+    degrees: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Defect:
     """One defect of an image.
 
     `label`: its number in the label map, from 1. `box`: the smallest part of the image that holds it. `mean` and
-    `maximum`: of the map over its pixels. `class_name` and `confidence` (the classifier's, in [0, 1]) are None until
-    a classifier has seen it.
+    `maximum`: of the map (the severity, in [0, 1]) over its pixels. `class_name` and `confidence` (the classifier's, in
+    [0, 1]) are None until a classifier has seen it; so is `vote`, the share of its windows that named this class.
+    `runs` [N, 3] int32: its pixels as row, first column, and the column behind the last.
     """
 
     label: int
     box: Window
+    rotated_box: RotatedBox
     area_px: int
     mean: float
     maximum: float
     class_name: str | None = None
     confidence: float | None = None
+    vote: float | None = None
+    runs: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3), np.int32), compare=False, repr=False)
+
+    @property
+    def length_px(self) -> float:
+        """How long it is: the longer side of its rotated box. What is bent is longer."""
+        return self.rotated_box.length
 
 
 # What is done with an image: let it pass, look at it by hand, sort it out.
@@ -156,7 +179,8 @@ class Prediction:
     threshold.
     `probability` [H, W] float32 in [0, 1]: the defect map at the image's own size.
     `class_scores` in [0, 1]: of an ensemble, by class; a class is called from 0.5 on. Else empty.
-    `defects`: of a run with a classifier, those that it accepted. Else empty.
+    `defects`: the parts of the map at or above the pixel threshold; of a run with a classifier, those that it accepted;
+    of an ensemble, those of each class, which may overlap.
     """
 
     score: float

@@ -7,10 +7,13 @@ stay; where they do not suit the new architecture, the error says what to overri
 
 import contextlib
 import dataclasses
+import hashlib
+import os
+import platform
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +26,57 @@ from jaxdefect.types import InputError
 _ARCHITECTURE = "config.model.architecture"
 
 
-def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False) -> None:
+def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False, lists: Collection[str] = ()) -> None:
     """Runs `main(argv)` under absl; with `has_config`, `--config=FILE[:ARGUMENT]` and `--config.KEY=VALUE` are flags.
 
+    The flags named in `lists` take their values as `--runs A B` besides absl's `--runs=A,B`.
     Exit code: what `main` returns; 2 after an `InputError` or a wrong flag.
     """
+    sys.argv = _join(sys.argv, lists)
+    _keep_compiled_programs()
     try:
         if has_config:
             _define_config(sys.argv)
         app.run(_guard(main), flags_parser=_parse)
     except InputError as error:
         _fail(error)
+
+
+def _join(argv: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Arguments with `--flag A B` as `--flag=A,B` for the flags in `lists`."""
+    joined: list[str] = []
+    flag, values = "", []
+    for argument in [*argv, "--"]:
+        if flag and not argument.startswith("-"):
+            values.append(argument)
+            continue
+        if flag:
+            joined.append(f"{flag}={','.join(values)}")
+        name, has_value, value = argument.partition("=")
+        flag, values = (name, [value] if has_value else []) if name.lstrip("-") in lists else ("", [])
+        if not flag:
+            joined.append(argument)
+    return joined[:-1]
+
+
+def _keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles in a folder of the user's, so that the next start need not; set by environment
+    variables, which JAX reads when it is imported, and which a user who set them keeps.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # A program for one processor can fail on another that shares the home folder.
+    processor = hashlib.sha256(_processor_features().encode()).hexdigest()[:12]
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "jaxdefect", f"xla-{processor}"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))  # bytes; what was not used longest goes
+
+
+def _processor_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[str]], int | None]:

@@ -1,14 +1,25 @@
-r"""Scores images with a trained run: decisions, probability maps and overlays.
+r"""Scores images with a trained run: decisions, probability maps, overlays, and every defect as an object.
 
     python -m launch.predict --workdir=runs/line_3 --images='incoming/**/*.png' --out=results
 
-The tables predictions.jsonl and predictions.csv have a line per image; an ensemble adds the score of each class, a run
-with a classifier the defects with their classes (`jaxdefect.inference.batch.Record` explains every column).
+The tables predictions.jsonl and predictions.csv have a line per image (`jaxdefect.inference.records.Record` explains
+every column); defects.json has the defects in COCO's format.
+
+Large images: `--tile=auto` judges an image in overlapping tiles of the network's input size, at its own scale;
+`--tile=1408x512` in tiles of that many pixels (height x width), resized to the network's input as the training images
+were. Memory does not grow with the image's height: of a TIFF or BigTIFF only the strips or tiles needed are decoded.
+
+A camera's folder: `--watch` judges each new image once it is complete, until Ctrl-C; the same command goes on.
+
+Several processes: `--shard=0/2` and `--shard=1/2` take every second image each; `--merge` then joins their tables.
 
 Exit code: 0, or 1 when some image could not be read (predictions.jsonl says which and why), or 2 after a usage error.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import re
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -16,8 +27,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from jaxdefect.inference import batch
+from jaxdefect.inference import batch, records, watching
 from jaxdefect.inference.files import find_images
+from jaxdefect.inference.map_files import MAP_SUFFIXES
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.types import InputError
 from launch import cli
@@ -36,30 +48,56 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "calibration", None, "A file of launch.calibrate to decide by; the run's own if not given.", flag_values=values
     )
-    flags.DEFINE_integer("batch_size", 8, "Images per computation.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("batch_size", 8, "Images or tiles per computation.", lower_bound=1, flag_values=values)
     flags.DEFINE_enum(
-        "map_format", "png16", list(batch.MAP_SUFFIXES), "png16: 65535 for 1; npy, tiff: float32.", flag_values=values
+        "map_format", "png16", list(MAP_SUFFIXES), "png16: 65535 for 1; npy, tiff: float32.", flag_values=values
     )
+    flags.DEFINE_string(
+        "tile", None, "auto, or HEIGHTxWIDTH in pixels: judge in overlapping tiles.", flag_values=values
+    )
+    flags.DEFINE_float("overlap", None, "Share of a tile's side that neighbours have in common.", flag_values=values)
+    flags.DEFINE_integer(
+        "min_area_px",
+        None,
+        "Smaller defects are none; as the run's config says if not given.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "join_distance_px", None, "Parts closer than this are one defect; likewise.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_bool("watch", False, "Judge what is written into the folder, until Ctrl-C.", flag_values=values)
+    flags.DEFINE_string("shard", None, "i/n: judge every n-th image, from the i-th on.", flag_values=values)
+    flags.DEFINE_bool("merge", False, "Join the tables of all shards in the output folder.", flag_values=values)
 
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     """Runs the launcher with parsed flags; returns the exit code."""
     del argv
-    for name in ("workdir", "images", "out"):
+    for name in ("out",) if values.merge else ("workdir", "images", "out"):
         if not values[name].value:
             raise InputError(f"--{name} is missing: {values[name].help}")
     out = Path(values.out)
+    if values.merge:
+        Console().print(f"{records.merge(out)} images in {records.table_path(out)}", markup=False, highlight=False)
+        return 0
+    return _watch(values, out) if values.watch else _predict(values, out)
+
+
+def _predict(values: flags.FlagValues, out: Path) -> int:
+    shard = records.Shard.parse(values.shard) if values.shard else None
     images = find_images(values.images, out=out)
-    predictor = Predictor.load(values.workdir, checkpoint=values.checkpoint, calibration=values.calibration)
+    predictor = _load(values)
     console = Console(stderr=True)
     with Progress(
         *Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as progress:
-        task = progress.add_task("Predicting", total=len(images))
+        total = len(images) if shard is None else len(range(shard.index, len(images), shard.count))
+        task = progress.add_task("Predicting", total=total)
 
-        def show(record: batch.Record) -> None:
+        def show(record: records.Record) -> None:
             if record.error is not None:
-                progress.console.print(f"error: {record.error}", markup=False, highlight=False, soft_wrap=True)
+                _show_error(progress.console, record)
             progress.advance(task)
 
         summary = batch.predict_files(
@@ -68,17 +106,89 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
             out=out,
             batch_size=values.batch_size,
             map_format=values.map_format,
+            shard=shard,
             on_record=show,
         )
-    Console().print(_table(summary, predictor=predictor, out=out))
+    table = records.table_path(out, shard).with_suffix(".csv")
+    Console().print(_table(summary, predictor=predictor, results=table))
     return 1 if summary.num_errors else 0
 
 
-def _table(summary: batch.Summary, *, predictor: Predictor, out: Path) -> Table:
+def _watch(values: flags.FlagValues, out: Path) -> int:
+    if values.shard:
+        raise InputError("--shard: cannot be used with --watch; let each process watch a folder of its own")
+    predictor = _load(values)
+    console = Console(stderr=True)
+
+    def show(record: records.Record) -> None:
+        if record.error is not None:
+            _show_error(console, record)
+            return
+        console.print(
+            f"{record.id}: {record.verdict}, {record.score:.4f}", markup=False, highlight=False, soft_wrap=True
+        )
+
+    console.print(f"Watching {values.images}; Ctrl-C ends it", markup=False, highlight=False, soft_wrap=True)
+    summary = watching.watch(
+        predictor,
+        Path(values.images),
+        out=out,
+        batch_size=values.batch_size,
+        map_format=values.map_format,
+        on_record=show,
+        is_stopped=_until_signal(),
+    )
+    Console().print(_table(summary, predictor=predictor, results=records.table_path(out).with_suffix(".csv")))
+    return 1 if summary.num_errors else 0
+
+
+def _until_signal() -> Callable[[], bool]:
+    """Whether Ctrl-C or SIGTERM has come; the image in hand is finished first, unless it comes again."""
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return lambda: bool(came)
+
+
+def _load(values: flags.FlagValues) -> Predictor:
+    """The run's predictor with what the flags say about tiles and defects."""
+    predictor = Predictor.load(values.workdir, checkpoint=values.checkpoint, calibration=values.calibration)
+    predictor = predictor.on_all_devices()
+    given = {name: values[name].value for name in ("min_area_px", "join_distance_px")}
+    changed = {name: value for name, value in given.items() if value is not None}
+    inference = dataclasses.replace(predictor.config.inference, **changed)
+    predictor = dataclasses.replace(predictor, config=dataclasses.replace(predictor.config, inference=inference))
+    if values.tile is None and values.overlap is None:
+        return predictor
+    if values.tile is None and predictor.config.data.fit != "patches":
+        raise InputError("--overlap: of tiles; add --tile=auto or --tile=HEIGHTxWIDTH")
+    return predictor.in_tiles(_tile_size(values.tile), overlap=values.overlap)
+
+
+def _tile_size(text: str | None) -> tuple[int, int] | None:
+    if text in (None, "auto"):
+        return None
+    sides = re.fullmatch(r"(\d+)x(\d+)", text)
+    if sides is None:
+        raise InputError(f"--tile={text}: must be auto or HEIGHTxWIDTH, as --tile=1408x512")
+    return int(sides[1]), int(sides[2])
+
+
+def _show_error(console: Console, record: records.Record) -> None:
+    console.print(f"error: {record.error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(summary: batch.Summary, *, predictor: Predictor, results: Path) -> Table:
     table = Table(show_header=False)
     source = "not calibrated"
     if predictor.calibration is not None:
         source = f"{predictor.calibration.policy}, chosen on {predictor.calibration.source}"
+    latency = "-" if summary.latency_ms is None else "{:.0f} / {:.0f}".format(*summary.latency_ms)
     for name, value in (
         ("images", str(summary.num_images)),
         ("defective", str(summary.num_defective)),
@@ -86,7 +196,8 @@ def _table(summary: batch.Summary, *, predictor: Predictor, out: Path) -> Table:
         ("threshold", f"{predictor.threshold:.6g} ({source})"),
         ("checkpoint", f"step {predictor.checkpoint_step}"),
         ("images/s", f"{summary.num_images / summary.seconds:.1f}"),
-        ("results", str(out / batch.TABLE_CSV)),
+        ("ms per image, p50 / p99", latency),
+        ("results", str(results)),
     ):
         table.add_row(name, value)
     return table

@@ -52,18 +52,32 @@ def test_from_data_to_predictions(tmp_path: Path) -> None:
     with (workdir / "evaluation" / "test" / "scores.csv").open() as file:
         assert [row["id"] for row in csv.DictReader(file)] == split["test"]
 
+    refused = launch("calibrate", f"--workdir={workdir}", "--policy=guarantee", code=2)
+    assert "59 are needed" in refused
+    three_way = tmp_path / "three_way.json"
+    policy = ("--policy=recall", "--recall=1", "--reject_precision=1", "--scores=isotonic")
+    text = launch("calibrate", f"--workdir={workdir}", *policy, f"--out={three_way}")
+    assert "three-way: no miss; no false alarm" in text
+    assert "calibration error" in text
+    assert (tmp_path / "three_way_reliability.png").stat().st_size > 1000
+    decided = json.loads(three_way.read_text())
+
     images = tmp_path / "images"
     images.mkdir()
     rng = np.random.default_rng(0)
     cv2.imwrite(str(images / "colour.png"), rng.integers(0, 255, (90, 70, 3), np.uint8))
     cv2.imwrite(str(images / "deep.png"), rng.integers(0, 65535, (50, 300), np.uint16))
     (images / "broken.jpg").write_bytes(b"\xff\xd8 no image")
-    text = launch("predict", f"--workdir={workdir}", f"--images={images}", f"--out={out}", code=1)
+    by = f"--calibration={three_way}"
+    text = launch("predict", f"--workdir={workdir}", f"--images={images}", f"--out={out}", by, code=1)
     assert "broken.jpg" in text
     with (out / "predictions.csv").open() as file:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
     assert rows["broken.jpg"]["error"]
-    assert 0 <= float(rows["deep.png"]["score"]) <= 1
+    score, verdict = float(rows["deep.png"]["score"]), rows["deep.png"]["verdict"]
+    assert 0 <= score <= 1
+    passed = sum(score >= decided[name] for name in ("threshold", "reject_threshold"))
+    assert verdict == ("accept", "inspect", "reject")[passed]
     assert cv2.imread(str(out / rows["deep.png"]["map"]), cv2.IMREAD_UNCHANGED).shape == (50, 300)
 
 
@@ -92,11 +106,15 @@ QUICKSTART = "--config=configs/quickstart.py"
         (("train", QUICKSTART, "--config.data.image_size=(100,256)", "--workdir=x"), "nearest valid size is 96x256"),
         (("train", QUICKSTART, "--workdir=/proc/run"), "/proc/run"),
         (("evaluate", "--workdir=nowhere"), "not the directory of a run"),
+        (("calibrate", "--workdir=nowhere"), "not the directory of a run"),
+        (("calibrate", "--workdir=nowhere", "--alpha=0.1"), "it belongs to --policy=guarantee or --policy=conformal"),
+        (("calibrate", "--workdir=nowhere", "--folds=0"), "--folds and --seed belong to --scores_csv"),
         (("audit", QUICKSTART), "give --out=DIR, or --workdir=RUN"),
         (("predict", "--workdir=nowhere", "--images=nothing", "--out=x"), "nothing"),
         (("export", "--workdir=nowhere"), "--format=… is missing"),
         (("export", "--workdir=nowhere", "--format=stablehlo"), "not the directory of a run"),
         (("export", "--workdir=nowhere", "--format=stablehlo", "--batch=many"), "--batch=many: must be a number"),
+        (("report", "--runs", "nowhere", "else", "--out=x"), "--runs: nowhere: not the directory of a run"),
         (("crossvalidate", QUICKSTART, "--workdir=x"), "config.split.kind = 'random': has no folds"),
         (("crossvalidate", QUICKSTART, "--seeds=0,b", "--workdir=x"), "--seeds=0,b: whole numbers wanted"),
         (("ablate", QUICKSTART, "--study=configs/studies/los.py", "--workdir=x"), "configs/studies/loss.py"),

@@ -11,9 +11,13 @@ import pytest
 from jaxdefect import config as config_lib
 from jaxdefect import system
 from jaxdefect.config import Config
+from jaxdefect.inference import batch, policies
+from jaxdefect.inference.choosing import Wish
 from jaxdefect.inference.predictor import Predictor
+from jaxdefect.reports.calibration import Images, run_calibration
 from jaxdefect.reports.evaluation import run_evaluation
 from jaxdefect.training import runs
+from jaxdefect.types import InputError
 
 SIDE = 96  # of the images
 
@@ -82,9 +86,26 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
     assert system.train(stacked, tmp_path / "stacked") == 0
     assert (tmp_path / "stacked/members/bar/metrics.jsonl").read_text() == before
 
+    wish, images = Wish(policies.make("recall", recall=1.0)), Images()
+    calibrated = run_calibration(tmp_path / "stacked", wish, images)
+    assert [result.path.parent.name for result in calibrated] == ["bar", "spot"]
+    for result in calibrated:  # on its own defects against all else
+        of_class = result.calibration.images
+        assert of_class is not None
+        defective = [score for score, label in zip(of_class.scores, of_class.labels, strict=True) if label]
+        assert 0 < len(defective) < len(of_class.ids) - len(defective)
+        assert result.calibration.threshold <= min(defective)
+    with pytest.raises(InputError, match=r"class bar: validation: .* 59 are needed"):
+        run_calibration(tmp_path / "stacked", Wish(policies.make("guarantee")), images)
+    with pytest.raises(InputError, match="--scores=platt: not for an ensemble"):
+        run_calibration(tmp_path / "stacked", Wish(scores="platt"), images)
+    with pytest.raises(InputError, match=r"--calibration=x\.json: .* is an ensemble"):
+        Predictor.load(tmp_path / "stacked", calibration="x.json")
+
     metrics = run_evaluation(tmp_path / "stacked")
     assert list(metrics["classes"]) == ["bar", "spot"]
     assert metrics["threshold"] == 0.5
+    assert any("no miss" in note for note in metrics["calibration_notes"])
     ensemble = Predictor.load(tmp_path / "stacked")
     members = {name: Predictor.load(tmp_path / "stacked/members" / name) for name in ("bar", "spot")}
     for i in range(6):
@@ -130,3 +151,23 @@ def test_four_stages_are_trained_by_one_command_and_judged_with_and_without_the_
     assert detected["pixel_recall"] > 0.5  # it has learnt to see them
     assert kept["num_predicted"] <= detected["num_predicted"]
     assert (tmp_path / "evaluation/test/confusion_matrix.png").stat().st_size > 1000
+
+    # The same images through files: what the classifier accepted is what COCO's file holds, and the map shows no more.
+    predictor, images = Predictor.load(tmp_path), folder.glob("[0-9].png")
+    batch.predict_files(predictor, {path.name: path for path in images}, out=tmp_path / "out", batch_size=4)
+    document = json.loads((tmp_path / "out/defects.json").read_text())
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    num_defects = 0
+    for image in document["images"]:
+        pixels = cv2.imread(str(folder / image["file_name"]), cv2.IMREAD_GRAYSCALE)
+        (judgement,) = predictor.judge([pixels[..., None].astype(np.float32) / 255])
+        found = [each for each in document["annotations"] if each["image_id"] == image["id"]]
+        assert [(names[each["category_id"]], each["area"]) for each in found] == [
+            (defect.class_name, defect.area_px) for defect in judgement.defects
+        ]
+        assert all(0 < each["vote"] <= 1 and 0 < each["score"] <= 1 for each in found)
+        num_defects += len(found)
+        shown = cv2.imread(str(tmp_path / "out/maps" / f"{image['file_name']}.png"), cv2.IMREAD_UNCHANGED)
+        is_defect = shown / 65535 >= predictor.pixel_threshold + 1e-5
+        assert is_defect.sum() <= sum(each["area"] for each in found)
+    assert num_defects

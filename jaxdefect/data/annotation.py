@@ -203,6 +203,8 @@ def distance_weights(
     if is_defect.all():  # no edge to measure from: the whole image is middle
         return np.full(mask.shape, maximum, np.float32)
     distance = cv2.distanceTransform(is_defect.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # OpenCV's last bit changes from call to call; the square of a distance between pixels is a whole number.
+    distance = np.sqrt(np.rint(np.square(distance, dtype=np.float64))).astype(np.float32)
     largest = np.full(1, distance.max())
     labels = np.zeros(mask.shape, np.int32)
     if scope == "component":

@@ -32,10 +32,15 @@ def read_image(path: Path, *, num_channels: int) -> np.ndarray:
     Raises:
       InputError: the file is missing, empty, truncated or not an image, or its values are not 8 or 16 bit or in [0, 1].
     """
+    return to_unit_range(to_channels(decode_for(path, num_channels=num_channels), num_channels), path)
+
+
+def decode_for(path: Path, *, num_channels: int) -> np.ndarray:
+    """`decode` with all that `num_channels` (1 or 3) need; fewer channels or more may come, type as stored."""
     # A JPEG stores luminance: taking it as it is saves a quarter of the decoding, and a rounding to RGB and back.
     is_luminance_enough = num_channels == 1 and path.suffix.lower() in (".jpg", ".jpeg")
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION if is_luminance_enough else cv2.IMREAD_UNCHANGED
-    return _to_unit_range(_to_channels(decode(path, flags=flags), num_channels), path)
+    return decode(path, flags=flags)
 
 
 def decode(path: Path, *, flags: int) -> np.ndarray:
@@ -76,6 +81,42 @@ def image_size(path: Path) -> tuple[int, int]:
         height, width = decode(path, flags=cv2.IMREAD_UNCHANGED).shape[:2]
         size = height, width
     return size
+
+
+def normalise(image: np.ndarray, *, num_channels: int) -> np.ndarray:
+    """An image array as float32 in [0, 1] with the channels that the network takes.
+
+    Args:
+      image: [H, W], [H, W, 1] gray or [H, W, 3] RGB; uint8, uint16, or float in [0, 1].
+      num_channels: 1 (colour becomes ITU-R BT.601 luma) or 3 (gray is repeated).
+
+    Returns:
+      [H, W, num_channels] float32.
+
+    Raises:
+      InputError: another shape, dtype or range.
+    """
+    shape = image.shape
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.size == 0:
+        raise InputError(f"an image of shape {shape}: must be [H, W], [H, W, 1] or [H, W, 3]")
+    if image.dtype in (np.uint8, np.uint16):
+        scaled = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    elif np.issubdtype(image.dtype, np.floating):
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):
+            raise InputError(
+                f"a float image with values from {low:g} to {high:g}: must be within [0, 1]; scale it first"
+            )
+        scaled = image.astype(np.float32)
+    else:
+        raise InputError(f"an image of type {image.dtype}: must be uint8, uint16, or float in [0, 1]")
+    if scaled.shape[-1] == num_channels:
+        return scaled
+    if num_channels == 1:
+        return cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)[..., None]
+    return np.repeat(scaled, num_channels, axis=-1)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -133,7 +174,7 @@ def _read_bytes(path: Path, *, limit: int = -1) -> bytes:
     return data
 
 
-def _to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
+def to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
     """Decoded pixels, gray or BGR or BGR with alpha, as [H, W, num_channels]; three channels are RGB."""
     if pixels.ndim == 2:
         return np.repeat(pixels[..., np.newaxis], num_channels, axis=2)
@@ -143,7 +184,7 @@ def _to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
     return cv2.cvtColor(colors, cv2.COLOR_BGR2GRAY)[..., np.newaxis]
 
 
-def _to_unit_range(pixels: np.ndarray, path: Path) -> np.ndarray:
+def to_unit_range(pixels: np.ndarray, path: Path) -> np.ndarray:
     """Pixels of any supported type as contiguous float32 in [0, 1]."""
     if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
         return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(np.iinfo(pixels.dtype).max)

@@ -1,12 +1,28 @@
-"""Overlapping patches of an image: where they lie, their pixels, their samples, and their maps put together again."""
+"""Overlapping patches of an image: where they lie, their pixels, their samples."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdefect.data import images
+from jaxdefect.data.sources import ArrayImage, ImageSource
 from jaxdefect.types import Sample, Window
+
+
+class Grid(NamedTuple):
+    """Patches of one `size` that cover an image `height` x `width`: one at every pair of `tops` and `lefts`.
+
+    `overlap_px`: how many rows and columns neighbours share, where the last is not moved back.
+    """
+
+    height: int
+    width: int
+    size: tuple[int, int]
+    overlap_px: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
 
 
 def windows(height: int, width: int, *, size: tuple[int, int], stride_px: int) -> list[Window]:
@@ -28,10 +44,23 @@ def windows(height: int, width: int, *, size: tuple[int, int], stride_px: int) -
       He, Liu: Deep regression neural network for industrial surface defect detection (2020), section IV-A: 256 x 256
       patches every 64 pixels.
     """
-    if not 1 <= stride_px <= min(size):
-        raise ValueError(f"a stride of {stride_px} px: must be between 1 and the shorter side of the patch, {size}")
-    tops, lefts = (_starts(*sides, stride_px) for sides in zip((height, width), size, strict=True))
-    return [Window(top, left, *size) for top in tops for left in lefts]
+    found = grid(height, width, size=size, stride_px=(stride_px, stride_px))
+    return [Window(top, left, *size) for top in found.tops for left in found.lefts]
+
+
+def grid(height: int, width: int, *, size: tuple[int, int], stride_px: tuple[int, int]) -> Grid:
+    """The same patches as `windows`, with a stride for either side.
+
+    Raises:
+      ValueError: a stride is below 1 or above its side of the patch.
+    """
+    if not all(1 <= stride <= side for stride, side in zip(stride_px, size, strict=True)):
+        raise ValueError(f"a stride of {stride_px} px: must be between 1 and the sides of the patch, {size}")
+    tops, lefts = (
+        _starts(length, side, stride) for length, side, stride in zip((height, width), size, stride_px, strict=True)
+    )
+    overlap_px = size[0] - stride_px[0], size[1] - stride_px[1]
+    return Grid(height, width, size, overlap_px, tuple(tops), tuple(lefts))
 
 
 def cut(array: np.ndarray, window: Window) -> np.ndarray:
@@ -44,12 +73,19 @@ def cut(array: np.ndarray, window: Window) -> np.ndarray:
     Returns:
       [height, width] or [height, width, C]; a view of `array` where the window lies inside.
     """
+    return cut_source(ArrayImage(array), window)
+
+
+def cut_source(source: ImageSource, window: Window) -> np.ndarray:
+    """`cut` of an image that is read in windows: only what the window shows is read."""
     top, left, height, width = window
-    is_inside = top >= 0 and left >= 0 and top + height <= array.shape[0] and left + width <= array.shape[1]
-    if is_inside:
-        return array[top : top + height, left : left + width]
-    rows, columns = _mirrored(top, height, array.shape[0]), _mirrored(left, width, array.shape[1])
-    return array[rows[:, None], columns]
+    if top >= 0 and left >= 0 and top + height <= source.height and left + width <= source.width:
+        return source.read(window)
+    rows, columns = _mirrored(top, height, source.height), _mirrored(left, width, source.width)
+    first_row, first_column = int(rows.min()), int(columns.min())
+    num_rows, num_columns = int(rows.max()) + 1 - first_row, int(columns.max()) + 1 - first_column
+    shown = source.read(Window(first_row, first_column, num_rows, num_columns))
+    return shown[(rows - first_row)[:, None], columns - first_column]
 
 
 def patch_samples(
@@ -84,49 +120,6 @@ def patch_samples(
         elif sample.mask is not None:
             patches += _positive_image_patches(sample, size=size, stride_px=stride_px, load_mask=load_mask)
     return patches
-
-
-def blend(values: np.ndarray, windows: Sequence[Window], *, height: int, width: int, stride: int) -> np.ndarray:
-    """The map of a whole image from the maps of its overlapping patches.
-
-    Where patches overlap, their values are averaged with weights that fall linearly from a patch's middle to its
-    border, where it knows least of the surroundings: no seam shows. Where they agree, the result is their value. A
-    patch that begins between two cells of the image's map is shared out to them by the area it covers of each.
-
-    Args:
-      values: [N, h, w], the maps of N patches; a cell stands for `stride` x `stride` pixels.
-      windows: of the N patches, h * stride by w * stride pixels each.
-      height: of the image.
-      width: of the image.
-      stride: pixels per cell.
-
-    Returns:
-      [ceil(height / stride), ceil(width / stride)] float32, within the range of `values`.
-
-    Raises:
-      ValueError: `values` and `windows` do not fit, or no patch covers some part of the image.
-    """
-    num_patches, map_height, map_width = values.shape
-    expected = (map_height * stride, map_width * stride)
-    if num_patches != len(windows) or any((window.height, window.width) != expected for window in windows):
-        raise ValueError(f"maps of shape {values.shape} need {num_patches} windows of {expected} px, not {windows}")
-    # In float64, so that values in [0, 1] stay there when they come back to float32.
-    total = np.zeros((-(-height // stride), -(-width // stride)))
-    weight = np.zeros(total.shape)
-    row_weights, column_weights = _falling_weights(map_height), _falling_weights(map_width)
-    patch_weights = np.outer(row_weights, column_weights)
-    for patch, window in zip(values, windows, strict=True):
-        (first_row, row_offset), (first_column, column_offset) = divmod(window.top, stride), divmod(window.left, stride)
-        spread = _spread(_spread(patch * patch_weights, row_offset / stride).T, column_offset / stride).T
-        shares = np.outer(_spread(row_weights, row_offset / stride), _spread(column_weights, column_offset / stride))
-        rows, patch_rows = _overlap(first_row, map_height + 1, total.shape[0])
-        columns, patch_columns = _overlap(first_column, map_width + 1, total.shape[1])
-        total[rows, columns] += spread[patch_rows, patch_columns]
-        weight[rows, columns] += shares[patch_rows, patch_columns]
-    if not weight.all():
-        row, column = np.argwhere(weight == 0)[0]
-        raise ValueError(f"no window covers cell ({row}, {column}) of the map: a smaller stride between them is needed")
-    return (total / weight).astype(np.float32)
 
 
 def _starts(length: int, size: int, stride_px: int) -> list[int]:
@@ -167,23 +160,3 @@ def _positive_image_patches(
         classes = tuple(name for name, _ in shown) if sample.class_masks else sample.classes
         patches.append(dataclasses.replace(_at(sample, window), classes=classes, class_masks=shown))
     return patches
-
-
-def _falling_weights(count: int) -> np.ndarray:
-    """Weights of a row of cells by the distance of a cell's middle to the nearer end, [count] float64."""
-    middle = np.arange(count) + 0.5
-    return np.minimum(middle, count - middle)
-
-
-def _spread(values: np.ndarray, fraction: float) -> np.ndarray:
-    """Patch cells [n, ...] shared out to the n + 1 image cells they touch when shifted by a fraction of a cell."""
-    spread = np.zeros((len(values) + 1, *values.shape[1:]))
-    spread[:-1] = (1 - fraction) * values
-    spread[1:] += fraction * values
-    return spread
-
-
-def _overlap(first: int, count: int, length: int) -> tuple[slice, slice]:
-    """Of `count` cells from `first` on: which of `length` cells they are, and which of their own those are."""
-    begin, end = max(first, 0), min(first + count, length)
-    return slice(begin, end), slice(begin - first, end - first)

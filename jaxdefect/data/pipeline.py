@@ -140,24 +140,74 @@ def training_batches(
     Raises:
       InputError: a shard has no positive or no negative.
     """
-    positives = [s for s in samples if s.label == 1][shard_index::shard_count]
-    negatives = [s for s in samples if s.label == 0][shard_index::shard_count]
+    labels = [sample.label for sample in samples]
+    shard = (shard_index, shard_count)
+    order = _order(labels, config, num_draws=num_steps * batch_size, seed=seed, shard=shard)
+    elements = order.map(_At(samples)).seed(seed).random_map(TrainingElement(config, targets))
+    return elements.batch(batch_size)[:num_steps]
+
+
+def training_order(
+    samples: Sequence[Sample], config: DataConfig, *, batch_size: int, num_steps: int, seed: int
+) -> np.ndarray:
+    """Which samples `training_batches` draws: their indices, [num_steps, batch_size] int32."""
+    num_draws = num_steps * batch_size
+    order = _order([s.label for s in samples], config, num_draws=num_draws, seed=seed, shard=(0, 1))
+    return np.array([order[i] for i in range(num_draws)], np.int32).reshape(num_steps, batch_size)
+
+
+def _order(
+    labels: Sequence[int], config: DataConfig, *, num_draws: int, seed: int, shard: tuple[int, int]
+) -> grain.MapDataset:
+    """At least `num_draws` indices of samples in the order of training."""
+    index, count = shard
+    positives = [i for i, label in enumerate(labels) if label == 1][index::count]
+    negatives = [i for i, label in enumerate(labels) if label == 0][index::count]
     if not positives or (not negatives and config.fit != "patches"):
         raise InputError(
-            f"training data (shard {shard_index} of {shard_count}): {len(positives)} positives and {len(negatives)} "
+            f"training data (shard {index} of {count}): {len(positives)} positives and {len(negatives)} "
             "negatives; at least one of each is needed: see split.json, config.split and config.data.root"
         )
-    count = math.ceil(num_steps * batch_size / (2 if negatives else 1))  # of each class
+    per_class = math.ceil(num_draws / (2 if negatives else 1))
     streams = [grain.MapDataset.source(positives).shuffle(seed=seed)]
     if negatives and config.sampling == "rare_negatives":
-        num_draws = math.ceil(count / len(positives))
-        drawn = draw_rare_negatives(len(negatives), per_epoch=len(positives), num_epochs=num_draws, seed=seed)
+        num_epochs = math.ceil(per_class / len(positives))
+        drawn = draw_rare_negatives(len(negatives), per_epoch=len(positives), num_epochs=num_epochs, seed=seed)
         streams.append(grain.MapDataset.source([negatives[i] for i in drawn.ravel()]))
     elif negatives:
         streams.append(grain.MapDataset.source(negatives).shuffle(seed=seed + 1))
-    streams = [stream.repeat(math.ceil(count / len(stream))) for stream in streams]
-    stream = grain.MapDataset.mix(streams, weights=[1.0] * len(streams))
-    return stream.seed(seed).random_map(TrainingElement(config, targets)).batch(batch_size)[:num_steps]
+    streams = [stream.repeat(math.ceil(per_class / len(stream))) for stream in streams]
+    return grain.MapDataset.mix(streams, weights=[1.0] * len(streams))
+
+
+class _At:
+    """Index -> sample; a class so that worker processes can be sent it."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = list(samples)
+
+    def __call__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+def resident_elements(
+    samples: Sequence[Sample], config: DataConfig, *, targets: Targets, at_full_size: bool
+) -> dict[str, np.ndarray]:
+    """Every sample's element without augmentation, in order, [N, ...] each: a training set to keep on a device.
+
+    `at_full_size`: mask and weight as they are before the reduction to the model's output, [N, H, W, 1].
+    """
+    plain = dataclasses.replace(config, augment=AugmentConfig())
+    if at_full_size:  # what is binary is so after the reduction
+        plain, targets = dataclasses.replace(plain, target="soft"), dataclasses.replace(targets, stride=1)
+    element = TrainingElement(plain, targets)
+    stream = grain.MapDataset.source(list(samples)).seed(0).random_map(element)
+    rows: dict[str, list[Any]] = {}
+    for row in stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)):
+        for name, value in row.items():
+            if name != "id":
+                rows.setdefault(name, []).append(value)
+    return {name: np.stack(values) for name, values in rows.items()}
 
 
 def iterate(batches: grain.MapDataset, *, start: int, num_workers: int) -> Iterator[Batch]:

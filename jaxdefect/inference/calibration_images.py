@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -91,13 +92,7 @@ def _with_notes(selection: Selection, split: Split) -> Selection:
     """Says which of the images the network has been trained on or will be tested on, and which belong together."""
     ids = {sample.id for sample in selection.samples}
     num_trained, num_tested = len(ids & set(split.train)), len(ids & set(split.test))
-    defective = [sample.group for sample in selection.samples if sample.label]
-    notes = []
-    if len(set(defective)) < len(defective):
-        notes.append(
-            f"The {len(defective)} defective calibration images belong to no more than {len(set(defective))} items "
-            "(groups): what is promised counts images of one item as independent, which they may not be."
-        )
+    notes = item_notes([sample.group for sample in selection.samples if sample.label])
     if num_trained:
         notes.append(
             f"The network was trained on {num_trained} of the {len(ids)} calibration images: it scores them better "
@@ -106,6 +101,16 @@ def _with_notes(selection: Selection, split: Split) -> Selection:
     if num_tested:
         notes.append(f"{num_tested} of the {len(ids)} calibration images are test images: they test nothing any more.")
     return selection._replace(num_trained=num_trained, notes=(*selection.notes, *notes))
+
+
+def item_notes(groups: Sequence[str]) -> list[str]:
+    """What to say where defective images, of these groups, share an item."""
+    if len(set(groups)) == len(groups):
+        return []
+    return [
+        f"The {len(groups)} defective calibration images belong to no more than {len(set(groups))} items (groups): "
+        "what is promised counts images of one item as independent, which they may not be."
+    ]
 
 
 def _by_ids(ids: Sequence[str], samples: Sequence[Sample], *, where: str) -> list[Sample]:
@@ -200,4 +205,10 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         ) from error
     if not rows:
         raise InputError(f"--scores_csv={path}: has no rows")
+    metrics = path.with_name("metrics.json")  # of the evaluation that wrote the scores
+    if metrics.is_file() and json.loads(metrics.read_text()).get("split") == "train":
+        raise InputError(
+            f"--scores_csv={path}: scores of images that their network was trained on; give those of an evaluation on "
+            "test images"
+        )
     return rows

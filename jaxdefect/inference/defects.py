@@ -35,6 +35,7 @@ def compare(
     *,
     threshold: float,
     join_distance_px: int,
+    min_area_px: int = 0,
     predicted: Sequence[Defect] | None = None,
 ) -> ImageDefects:
     """Holds a map [H, W] against an annotation [H, W].
@@ -45,10 +46,13 @@ def compare(
       probability: the map.
       threshold: of the map.
       join_distance_px: components closer than this are one defect, in both.
+      min_area_px: a predicted one is no smaller.
       predicted: what a classifier said of the map's components, in their order; None: they have no class.
     """
     true_labels, true_defects = find_defects(mask, threshold=0.5, join_distance_px=join_distance_px)
-    labels, found = find_defects(probability, threshold=threshold, join_distance_px=join_distance_px)
+    labels, found = find_defects(
+        probability, threshold=threshold, join_distance_px=join_distance_px, min_area_px=min_area_px
+    )
     names = [None] * len(found) if predicted is None else [defect.class_name for defect in predicted]
     figures = defect_metrics.pixel_figures(mask >= 0.5, labels > 0)
     return ImageDefects(

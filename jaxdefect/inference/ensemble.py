@@ -53,7 +53,7 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         checkpoint_step=parts[0].checkpoint_step,
         workdir=run.workdir,
         calibration=calibration,
-        forward=compile_forward(functools.partial(run_members, models.build(run.config.model).apply)),
+        forward=compile_forward(models.build(run.config.model).apply),
         classes=tuple(members),
         class_thresholds=tuple(member.threshold for member in parts),
     )
@@ -89,17 +89,24 @@ def run_members(apply: Callable[..., Any], members: Any, images: jax.Array) -> d
     return {name: jnp.moveaxis(outputs[name], 0, 1).astype(jnp.float32) for name in ("decision", "probability")}
 
 
-def compile_forward(run: Callable[[Any, jax.Array], Mapping[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
-    """The ensemble's `Forward` from what computes its members as `run_members`; its variables are a pair, the members'
-    variables and their pixel thresholds [K].
-    """
+def compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
+    """`predictor.compile_forward` of all members: (their stacked variables, their pixel thresholds) -> outputs."""
+    return compile_joint(functools.partial(run_members, apply))
+
+
+def compile_joint(run: Callable[[Any, jax.Array], Mapping[str, jax.Array]]) -> Callable[..., Mapping[str, jax.Array]]:
+    """`compile_forward` where `run(variables, images)` computes the members as `run_members` does."""
 
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         members, pixel_thresholds = variables
         outputs = run(members, images)
         maps = bend(outputs["probability"], pixel_thresholds[:, None, None])
-        return {"decision": outputs["decision"], "probability": jnp.max(maps, axis=1)}
+        return {
+            "decision": outputs["decision"],
+            "probability": jnp.max(maps, axis=1),
+            "class_probability": maps,
+        }
 
     return forward
 

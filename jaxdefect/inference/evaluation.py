@@ -43,6 +43,7 @@ class GalleryEntry:
     `stride`: network input pixels per cell of the map.
     `error` in [-1, 1] says how wrong the decision is: above 0 (or 0 for a false alarm right at the threshold) when
     wrong, below when right, in fractions of the way from the threshold to the end of the range of scores.
+    `iou`: of the map's pixels with the annotation's; None where there are neither, or no annotation.
     """
 
     sample: Sample
@@ -51,6 +52,7 @@ class GalleryEntry:
     error: float
     probability: np.ndarray
     stride: int
+    iou: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -62,10 +64,13 @@ class GalleryEntry:
 
 @dataclasses.dataclass(frozen=True)
 class GallerySize:
-    """How many images a gallery holds: the worst, and the most clearly right of either class beside them."""
+    """How many images a gallery holds: the worst, beside them the most clearly right of either class, and of the
+    defective images that are called so those with the worst masks.
+    """
 
     worst: int = 60
     best_of_each: int = 6
+    worst_masks: int = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +79,10 @@ class Evaluation:
 
     `ids` N, `labels` [N] int, `scores` [N] float64. `counts` [3] int64: pixel true positives, false positives, false
     negatives at the calibration's pixel threshold, over the `num_masked` positives with masks and all negatives.
-    `gallery`: worst first. `found`: the defects of the same images; `detected`: with a classifier, those before it.
-    `classes`: the classes of each sample, N; `class_scores`: of an ensemble, [N] by class. `raw_scores` [N]: before
-    their calibration; None where they are not calibrated.
+    `gallery`: worst first. `compared`: of each sample its defects, true and found, None for a positive without a mask;
+    `detected`: with a classifier, those before it, of the samples that are compared.
+    `classes`, `groups`: those of each sample, N; `class_scores`: of an ensemble, [N] by class.
+    `raw_scores` [N]: before their calibration; None where they are not calibrated.
     """
 
     ids: tuple[str, ...]
@@ -85,11 +91,17 @@ class Evaluation:
     counts: np.ndarray
     num_masked: int
     gallery: tuple[GalleryEntry, ...]
-    found: tuple[ImageDefects, ...] = ()
+    compared: tuple[ImageDefects | None, ...] = ()
     detected: tuple[ImageDefects, ...] | None = None
     classes: tuple[tuple[str, ...], ...] = ()
+    groups: tuple[str, ...] = ()
     class_scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     raw_scores: np.ndarray | None = None
+
+    @property
+    def found(self) -> tuple[ImageDefects, ...]:
+        """Those of `compared` that there are."""
+        return tuple(image for image in self.compared if image is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +144,15 @@ def evaluate(
     """
     if not samples:
         raise InputError("no images to evaluate: this part of the split is empty")
-    ids, labels, scores, raw_scores, classes, class_scores = [], [], [], [], [], []
+    ids, labels, scores, raw_scores, classes, groups, class_scores = [], [], [], [], [], [], []
     counts, num_masked = np.zeros(3, np.int64), 0
     gallery: list[GalleryEntry] = []
-    found: list[ImageDefects] = []
+    compared: list[ImageDefects | None] = []
     detected: list[ImageDefects] = []
     settings = {
         "threshold": calibration.pixel_threshold,
         "join_distance_px": predictor.config.inference.join_distance_px,
+        "min_area_px": predictor.config.inference.min_area_px,
     }
     for scored in score(predictor, samples, batch_size=batch_size, on_progress=on_progress):
         ids.append(scored.sample.id)
@@ -147,17 +160,21 @@ def evaluate(
         scores.append(scored.judgement.score)
         raw_scores.append(scored.judgement.raw_score)
         classes.append(scored.sample.classes)
+        groups.append(scored.sample.group)
         class_scores.append(scored.judgement.class_scores)
+        image = None
         if scored.mask is not None:
             counts += pixel_counts(scored.upsampled, scored.mask, calibration.pixel_threshold)
             num_masked += scored.sample.label
             before = scored.judgement.detected
             named = None if before is None else scored.judgement.defects
-            found.append(compare(scored.sample, scored.mask, scored.upsampled, predicted=named, **settings))
+            image = compare(scored.sample, scored.mask, scored.upsampled, predicted=named, **settings)
             if before is not None:
                 detected.append(compare(scored.sample, scored.mask, before, **settings))
+        compared.append(image)
+        entry = _gallery_entry(scored, calibration.threshold, iou=None if image is None else image.iou)
         # Choosing among the chosen and the new is choosing among all: a choice never comes back from being dropped.
-        gallery = select_gallery([*gallery, _gallery_entry(scored, calibration.threshold)], size=gallery_size)
+        gallery = select_gallery([*gallery, entry], size=gallery_size)
     return Evaluation(
         ids=tuple(ids),
         labels=np.array(labels),
@@ -165,9 +182,10 @@ def evaluate(
         counts=counts,
         num_masked=num_masked,
         gallery=tuple(gallery),
-        found=tuple(found),
+        compared=tuple(compared),
         detected=tuple(detected) or None,
         classes=tuple(classes),
+        groups=tuple(groups),
         class_scores={name: np.array([row[name] for row in class_scores]) for name in class_scores[0]},
         raw_scores=None if None in raw_scores else np.array(raw_scores, np.float64),
     )
@@ -178,7 +196,7 @@ def select_gallery(entries: Iterable[GalleryEntry], *, size: GallerySize) -> lis
 
     Up to `size.worst` of the worst: wrong decisions first, and if there are too many, at least half of the places to
     either kind as long as it can fill them; then the right ones nearest to being wrong. Besides, the
-    `size.best_of_each` that are most clearly right of either class.
+    `size.best_of_each` that are most clearly right of either class, and `worst_masks`.
     """
     ranked = sorted(entries, key=lambda entry: (entry.verdict == "correct", -entry.error, entry.sample.id))
     missed = [entry for entry in ranked if entry.verdict == "missed"]
@@ -192,18 +210,30 @@ def select_gallery(entries: Iterable[GalleryEntry], *, size: GallerySize) -> lis
     for label in (1, 0):
         of_class = (entry for entry in correct if entry.sample.label == label)
         chosen += heapq.nsmallest(size.best_of_each, of_class, key=lambda entry: (entry.error, entry.sample.id))
+    chosen += worst_masks(ranked, size=size)
     chosen_ids = {entry.sample.id for entry in chosen}
     return [entry for entry in ranked if entry.sample.id in chosen_ids]
 
 
-def _gallery_entry(scored: Scored, threshold: float) -> GalleryEntry:
+def worst_masks(entries: Iterable[GalleryEntry], *, size: GallerySize = GallerySize()) -> list[GalleryEntry]:
+    """Of the defective images that are called so, the `size.worst_masks` with the smallest IoU, worst first."""
+    found = (entry for entry in entries if entry.iou is not None and entry.is_predicted and entry.sample.label)
+    return heapq.nsmallest(size.worst_masks, found, key=lambda entry: (entry.iou, entry.sample.id))
+
+
+def _gallery_entry(scored: Scored, threshold: float, *, iou: float | None) -> GalleryEntry:
     judgement = scored.judgement
     is_predicted = bool(judgement.score >= threshold)
-    room = (1 - threshold) if is_predicted else threshold
-    certainty = abs(judgement.score - threshold) / room if room > 0 else 0.0
+    certainty = abs(margin(judgement.score, threshold=threshold))
     error = -certainty if is_predicted == bool(scored.sample.label) else certainty
     probability = np.round(np.clip(judgement.probability, 0, 1) * 255).astype(np.uint8)
-    return GalleryEntry(scored.sample, judgement.score, is_predicted, error, probability, judgement.stride)
+    return GalleryEntry(scored.sample, judgement.score, is_predicted, error, probability, judgement.stride, iou)
+
+
+def margin(score: float, *, threshold: float) -> float:
+    """How far a score in [0, 1] lies above (positive) or below the threshold, in fractions of the way to 1 or to 0."""
+    room = (1 - threshold) if score >= threshold else threshold
+    return (score - threshold) / room if room > 0 else 0.0
 
 
 def score(

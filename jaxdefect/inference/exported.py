@@ -84,16 +84,10 @@ def load(
         own = sidecar["calibration"]
         own = None if own is None else calibrations.from_json(own)
         classes = tuple(sidecar["classes"])
-        common = {
-            "config": config,
-            "checkpoint_step": int(sidecar["checkpoint_step"]),
-            "workdir": graph,
-            "classes": classes,
-            "class_thresholds": tuple(map(float, sidecar["class_thresholds"])),
-        }
+        class_thresholds = tuple(map(float, sidecar["class_thresholds"]))
         pixel_thresholds = jnp.array(sidecar["class_pixel_thresholds"], jnp.float32)
-        graphs = {name: {**entry, "files": dict(entry["files"])} for name, entry in sidecar["graphs"].items()}
-        model = graphs[MODEL]
+        step, graphs = int(sidecar["checkpoint_step"]), dict(sidecar["graphs"])
+        files = dict(graphs[MODEL]["files"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _broken(graph, sidecar, error) from error
     if calibration is not None:
@@ -106,14 +100,19 @@ def load(
             graph,
             config.model.threshold,
         )
-    if has_classifier and CLASSIFIER in graphs:
-        common["classifier"] = _classifier(graph, graphs[CLASSIFIER], config)
-    call = open_graph(graph, model["files"])
-    if classes:
-        run_members = ensemble.compile_forward(lambda _, images: call(images))
-        return predictor_class(variables=((), pixel_thresholds), forward=run_members, calibration=own, **common)
-    forward = jax.jit(lambda _, images: call(images))
-    return predictor_class(variables=(), forward=forward, calibration=own, **common)
+    call = open_graph(graph, files)
+    has_classifier = has_classifier and CLASSIFIER in graphs
+    return predictor_class(
+        config=config,
+        variables=(),
+        checkpoint_step=step,
+        workdir=graph,
+        calibration=own,
+        forward=_joint(call, pixel_thresholds) if classes else jax.jit(lambda _, images: call(images)),
+        classes=classes,
+        class_thresholds=class_thresholds,
+        classifier=_classifier(graph, graphs[CLASSIFIER], config) if has_classifier else None,
+    )
 
 
 def read_sidecar(graph: Path) -> dict[str, Any]:
@@ -154,6 +153,9 @@ def open_graph(graph: Path, files: Mapping[str, str]) -> Call:
       graph: the file.
       files: the SHA-256 of each file of the graph, by name.
 
+    Returns:
+      images [B, H, W, C] float32 -> outputs, for any B, also where the graph was exported for a number of them.
+
     Raises:
       InputError: it is missing, not the one that was exported, of a newer JAX, or for another platform.
     """
@@ -179,7 +181,8 @@ def open_graph(graph: Path, files: Mapping[str, str]) -> Call:
             f"{graph}: exported for {', '.join(program.platforms)}, and this is {backend}; export with "
             "--platforms=… or run it on one of those (JAX_PLATFORMS=cpu)"
         )
-    return typing.cast(Call, program.call)
+    call, size = typing.cast(Call, program.call), program.in_avals[0].shape[0]
+    return _of_any_number(call, size) if isinstance(size, int) else call
 
 
 def _classifier(model: Path, entry: Mapping[str, Any], config: Config) -> four_stage.Classifier:
@@ -191,6 +194,24 @@ def _classifier(model: Path, entry: Mapping[str, Any], config: Config) -> four_s
         step=int(entry["checkpoint_step"]),
         forward=four_stage.compile_classifier(lambda _, pixels: call(pixels)),
     )
+
+
+def _joint(call: Call, pixel_thresholds: jax.Array) -> Any:
+    """An ensemble's forward. Its thresholds are no variables, which are spread over devices: an export runs on one."""
+    forward = ensemble.compile_joint(lambda _, images: call(images))
+    return lambda variables, images: forward((variables, pixel_thresholds), images)
+
+
+def _of_any_number(call: Call, size: int) -> Call:
+    """A program for `size` images at a time, for any number."""
+
+    def in_batches(images: Any) -> dict[str, jax.Array]:
+        count = images.shape[0]
+        padded = jnp.pad(images, ((0, -count % size), (0, 0), (0, 0), (0, 0)))
+        parts = [call(padded[start : start + size]) for start in range(0, padded.shape[0], size)]
+        return {name: jnp.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+    return in_batches
 
 
 def _broken(graph: Path, sidecar: Mapping[str, Any], error: Exception) -> InputError:

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxdefect.data.images import IMAGE_SUFFIXES
@@ -41,15 +42,40 @@ def find_images(source: str | os.PathLike, *, out: Path) -> dict[str, Path]:
         raise InputError(f"{text or '(empty)'}: no such file or folder; give a folder, an image, or a quoted pattern")
     if not paths:
         raise InputError(f"{text}: no image there; looked for files ending in {', '.join(IMAGE_SUFFIXES)}")
-    results = [os.path.realpath(out / name) + os.sep for name in (MAP_FOLDER, OVERLAY_FOLDER)]
-    images = {
-        Path(os.path.relpath(path, root or os.curdir)).as_posix(): Path(path)
-        for path in paths
-        if not os.path.realpath(path).startswith(tuple(results))
-    }
+    images = _by_id(paths, root=root, out=out)
     if not images:
         raise InputError(f"{text}: holds only results of an earlier run in {out}; give the images themselves")
-    return dict(sorted(images.items()))
+    return images
+
+
+def images_below(folder: Path, *, out: Path) -> dict[str, Path]:
+    """`find_images` of a folder that may hold none yet.
+
+    Raises:
+      InputError: there is no such folder, or it is the one for the results.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder to watch; make it, or name the one that images are written into")
+    if os.path.realpath(folder) == os.path.realpath(out):
+        raise InputError(f"{folder}: holds the images and cannot take the results too; give another output folder")
+    return _by_id(_below(os.fspath(folder)), root=os.fspath(folder), out=out)
+
+
+def _by_id(paths: Iterable[str], *, root: str, out: Path) -> dict[str, Path]:
+    results = tuple(os.path.realpath(out / name) + os.sep for name in (MAP_FOLDER, OVERLAY_FOLDER))
+    # Folder by folder: a watched one may hold very many files and is listed again and again.
+    names = {}
+    for path in sorted(paths):
+        folder, name = os.path.split(path)
+        names.setdefault(folder, []).append(name)
+    images = {}
+    for folder, inside in names.items():
+        if os.path.join(os.path.realpath(folder), "").startswith(results):
+            continue
+        relative = Path(os.path.relpath(folder or os.curdir, root or os.curdir)).as_posix()
+        prefix = "" if relative == "." else f"{relative}/"
+        images |= {f"{prefix}{name}": os.path.join(folder, name) for name in inside}
+    return {image_id: Path(path) for image_id, path in sorted(images.items())}
 
 
 def result_path(folder: str, image_id: str, suffix: str) -> str:

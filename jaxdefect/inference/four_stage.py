@@ -14,6 +14,7 @@ import numpy as np
 from jaxdefect import models
 from jaxdefect.config import ClassifierConfig
 from jaxdefect.data import images, pipeline
+from jaxdefect.data.sources import ImageSource
 from jaxdefect.inference import windows
 from jaxdefect.inference.components import find_defects
 from jaxdefect.inference.defects import UNKNOWN_CLASS, known_class
@@ -77,45 +78,49 @@ def compile_classifier(apply: Callable[[Any, jax.Array], Any]) -> Callable[[Any,
     return forward
 
 
-def classify_defects(
-    image: np.ndarray, probability: np.ndarray, *, classifier: Classifier, threshold: float, join_distance_px: float
-) -> tuple[np.ndarray, list[Defect]]:
-    """Stages 2 to 4: threshold, join, classify each defect by the majority of its windows.
+def classify_defects(source: ImageSource, defects: Iterable[Defect], *, classifier: Classifier) -> list[Defect]:
+    """Stage 4: each defect is what the majority of its windows says.
 
     Args:
-      image: [H, W, C] float32 in [0, 1].
-      probability: [H, W] in [0, 1], the detector's map.
+      source: the image.
+      defects: as stages 2 and 3 found them.
       classifier: the trained one.
-      threshold: of the map.
-      join_distance_px: components closer than this are one defect.
 
     Returns:
-      The map with the rejected defects set to 0, and the accepted ones with class and confidence (the mean probability
-      of the class over the windows).
+      The defects that it does not reject, with class, confidence (the mean probability of the class over the windows)
+      and vote (the share of the windows that named it).
+
+    Raises:
+      InputError: a part of the image cannot be decoded.
     """
-    labels, defects = find_defects(probability, threshold=threshold, join_distance_px=join_distance_px)
-    kept, accepted = probability.copy(), []
+    accepted = []
     for defect in defects:
-        probabilities = _classify(image, _windows(defect.box, image, classifier.settings), classifier)
+        parts = _windows(defect.box, (source.height, source.width), classifier.settings)
+        probabilities = _classify(source, parts, classifier)
         winner = windows.vote(probabilities)
         if winner == 0:
-            kept[labels == defect.label] = 0
             continue
-        confidence = float(probabilities[:, winner].mean(dtype=np.float64))
-        accepted.append(dataclasses.replace(defect, class_name=classifier.classes[winner - 1], confidence=confidence))
-    return kept, accepted
+        accepted.append(
+            dataclasses.replace(
+                defect,
+                class_name=classifier.classes[winner - 1],
+                confidence=float(probabilities[:, winner].mean(dtype=np.float64)),
+                vote=float((probabilities.argmax(axis=1) == winner).mean()),
+            )
+        )
+    return accepted
 
 
-def _windows(box: Window, image: np.ndarray, settings: ClassifierConfig) -> list[Window]:
-    height, width = image.shape[:2]
+def _windows(box: Window, size: tuple[int, int], settings: ClassifierConfig) -> list[Window]:
+    height, width = size
     return windows.defect_windows(
         box, height=height, width=width, window_px=settings.window_px, stride_px=settings.window_stride_px
     )
 
 
-def _classify(image: np.ndarray, parts: Sequence[Window], classifier: Classifier) -> np.ndarray:
+def _classify(source: ImageSource, parts: Sequence[Window], classifier: Classifier) -> np.ndarray:
     """Probabilities [N, K + 1] of the windows, computed in padded batches of one size."""
-    cuts = windows.cut_windows(image, parts, window_px=classifier.settings.window_px)
+    cuts = windows.cut_windows(source, parts, window_px=classifier.settings.window_px)
     rows = []
     for start in range(0, len(cuts), _BATCH):
         chunk = cuts[start : start + _BATCH]
@@ -166,14 +171,14 @@ def training_crops(
         name = known_class(sample, true_labels == defect.label)
         if name is None and sample.classes:
             continue
-        crops += [Crop(sample, window, name or UNKNOWN_CLASS) for window in _windows(defect.box, image, settings)]
+        crops += [Crop(sample, window, name or UNKNOWN_CLASS) for window in _windows(defect.box, mask.shape, settings)]
     labels, detected = find_defects(probability, threshold=threshold, join_distance_px=join_distance_px)
     touched = set(np.unique(labels[mask >= 0.5]))
     false_alarms = [
         Crop(sample, window, None)
         for defect in detected
         if defect.label not in touched
-        for window in _windows(defect.box, image, settings)
+        for window in _windows(defect.box, mask.shape, settings)
     ]
     num_wanted = max(1, len(crops)) - len(false_alarms)
     return crops + false_alarms + list(_background(sample, mask, num_wanted, settings=settings, rng=rng))

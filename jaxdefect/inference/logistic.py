@@ -45,5 +45,9 @@ def fit(maps: Iterable[tuple[np.ndarray, int]]) -> Weights:
 
 def score(probability: np.ndarray, weights: Weights) -> float:
     """The image's score in [0, 1]."""
-    maximum, mean = features(probability)
+    return score_of(*features(probability), weights)
+
+
+def score_of(maximum: float, mean: float, weights: Weights) -> float:
+    """The score in [0, 1] of an image whose map has this maximum and mean."""
     return float(special.expit(weights[0] * maximum + weights[1] * mean + weights[2]))

@@ -1,33 +1,36 @@
 """A trained run as a function from an image to a score, a decision and a defect map."""
 
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from jaxdefect import models, overlay
+from jaxdefect import models
 from jaxdefect.config import Config
-from jaxdefect.data import patches, pipeline
-from jaxdefect.data.images import resize_image
+from jaxdefect.data import pipeline
+from jaxdefect.data.images import normalise
+from jaxdefect.data.sources import ArrayImage, ImageSource
 from jaxdefect.inference import calibration as calibrations
-from jaxdefect.inference import ensemble, exported, four_stage, logistic
+from jaxdefect.inference import devices, ensemble, exported, four_stage, logistic, streaming, tiles
 from jaxdefect.inference.calibration import Calibration
-from jaxdefect.inference.components import Defect
+from jaxdefect.inference.components import defects_of, runs_of, runs_without
+from jaxdefect.inference.pixel_map import PixelMap
+from jaxdefect.inference.tiles import Assembly, Prepared, Tiling, make_tiling
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
-from jaxdefect.types import InputError, Prediction, Verdict, Window
+from jaxdefect.types import Defect, InputError, Prediction, Verdict
 
 # (variables, images [B, H, W, C]) -> {"decision": logits [B], "probability": maps [B, h, w]}, float32; of an ensemble
-# of K detectors the decisions are [B, K].
-Forward = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
+# of K detectors the decisions are [B, K], and "class_probability" [B, K, h, w] has the map of each.
+Forward = Callable[[Any, Any], Mapping[str, jax.Array]]
 
 _MAX_BATCH = 16  # where the caller does not say
 _LOGGER = logging.getLogger(__name__)
@@ -44,23 +47,19 @@ def compile_forward(apply: Callable[..., Any]) -> Forward:
     return forward
 
 
-class Prepared(NamedTuple):
-    """An image as the network takes it: `tiles` [N, h, w, C], the whole image resized or its overlapping patches.
+class Result(NamedTuple):
+    """What a predictor says of one image of any size; `Predictor.with_defects` adds the defects.
 
-    `windows`: where the patches lie; empty for a resized image. `image` [H, W, C] float32: as it came.
+    `score` in [0, 1], float64. `class_scores`: of an ensemble, by class. `map`: read by rows, at the image's size.
+    `raw_score`: as a `Judgement` has it.
     """
 
-    tiles: np.ndarray
-    windows: tuple[Window, ...]
-    image: np.ndarray
-
-
-class Running(NamedTuple):
-    """Images that the device is computing; `Predictor.collect` waits for them."""
-
-    prepared: Sequence[Prepared]
-    outputs: Sequence[Mapping[str, jax.Array]]  # of one chunk of tiles each
-    num_tiles: int
+    score: float
+    map: PixelMap
+    source: ImageSource
+    class_scores: Mapping[str, float] = {}
+    defects: tuple[Defect, ...] = ()
+    raw_score: float | None = None
 
 
 class Judgement(NamedTuple):
@@ -96,6 +95,7 @@ class Predictor:
       classes: of an ensemble, the classes of its members; their scores are bent so that each calls from 1/2 on.
       class_thresholds: theirs, [K].
       classifier: judges each detected defect; None: all are believed.
+      tiling: how images are cut into tiles (`in_tiles`); None: as `config.data.fit` says.
     """
 
     config: Config
@@ -107,6 +107,7 @@ class Predictor:
     classes: tuple[str, ...] = ()
     class_thresholds: tuple[float, ...] = ()
     classifier: four_stage.Classifier | None = None
+    tiling: Tiling | None = None
 
     @classmethod
     def load(
@@ -160,6 +161,12 @@ class Predictor:
         chosen = calibrations.load(run.workdir) if calibration is None else calibrations.read(Path(calibration))
         if not is_calibrating:
             _warn_of_thresholds(chosen, checkpoint_step=step, run=run)
+        variables = models.inference_variables(
+            run.config.model,
+            variables,
+            image_size=run.config.data.image_size,
+            large_kernel=run.config.inference.large_kernel,
+        )
         return cls(
             config=run.config,
             variables=jax.device_put(variables),
@@ -196,6 +203,28 @@ class Predictor:
             return self.calibration.verdict(score)
         return "reject" if self.is_defective(score) else "accept"
 
+    def in_tiles(self, size: tuple[int, int] | None = None, *, overlap: float | None = None) -> "Predictor":
+        """The same predictor, which cuts every image into overlapping tiles instead of resizing it.
+
+        Whatever the network normalises by the statistics of its input (norm "feature" of a SegDecNet, not batch norm)
+        it normalises in each tile by that tile alone: they are those of an image of the size it was trained with. The
+        score is the largest of the tiles', or where the model's score is the mean or maximum of its map, that of the
+        whole map. A threshold chosen on images of one tile is met more often by an image of many.
+
+        Args:
+          size: of a tile (height, width) in pixels of the image, resized to the network's input; give the size of the
+            training images where these were resized. None: the network's input size.
+          overlap: the share of a tile's side that neighbours have in common; None: `config.inference.tile_overlap`.
+
+        Raises:
+          InputError: as `tiles.make_tiling`.
+        """
+        return dataclasses.replace(self, tiling=make_tiling(self.config, size=size, overlap=overlap))
+
+    def on_all_devices(self) -> "Predictor":
+        """The same predictor with its weights on every local device: batches are divided among them."""
+        return dataclasses.replace(self, variables=devices.spread(self.variables))
+
     def __call__(self, image: np.ndarray) -> Prediction:
         """Judges one image of any size.
 
@@ -206,114 +235,147 @@ class Predictor:
           InputError: another shape, dtype or range.
         """
         normalised = normalise(image, num_channels=self.config.data.num_channels)
-        (judgement,) = self.judge([normalised])
+        (result,) = self.stream([self.prepare(normalised)], batch_size=None)
+        if isinstance(result, InputError):
+            raise result
+        result = self.with_defects(result)
         return Prediction(
-            class_scores=judgement.class_scores,
-            defects=judgement.defects,
-            score=judgement.score,
-            is_defective=self.is_defective(judgement.score),
-            verdict=self.verdict(judgement.score),
-            probability=overlay.map_to_image_size(
-                judgement.probability, *normalised.shape[:2], stride=judgement.stride
-            ),
+            class_scores=result.class_scores,
+            defects=result.defects,
+            score=result.score,
+            is_defective=self.is_defective(result.score),
+            verdict=self.verdict(result.score),
+            probability=result.map.whole(),
         )
 
     def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
         """Judges images [H, W, C] float32 in [0, 1] of any size, C as in `config.data`.
 
-        The network computes `batch_size` images or patches at a time, the last ones padded, so that the number of
+        The network computes `batch_size` images or tiles at a time, the last ones padded, so that the number of
         compiled programs stays small; by default a power of two of at most 16.
 
         Raises:
           InputError: another shape, or a model that returns NaN or infinity.
         """
-        return self.collect(self.dispatch([self.prepare(image) for image in images], batch_size=batch_size))
+        results = self.stream([self.prepare(image) for image in images], batch_size=batch_size)
+        return [self._judgement(result) for result in results]
 
-    def prepare(self, image: np.ndarray) -> Prepared:
-        """[H, W, C] float32 in [0, 1] of any size as network input."""
+    def prepare(self, image: np.ndarray | ImageSource) -> Prepared:
+        """An image of any size, [H, W, C] float32 in [0, 1] or a source of such windows, as network input."""
         data = self.config.data
-        if image.ndim != 3 or image.shape[-1] != data.num_channels:
-            raise InputError(f"an image of shape {image.shape}: must be [H, W, {data.num_channels}]")
-        if data.fit == "resize":
-            return Prepared(resize_image(image, *data.image_size)[None], (), image)
-        stride_px = min(data.image_size) // 2
-        windows = patches.windows(*image.shape[:2], size=data.image_size, stride_px=stride_px)
-        return Prepared(np.stack([patches.cut(image, window) for window in windows]), tuple(windows), image)
+        if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[-1] != data.num_channels:
+                raise InputError(f"an image of shape {image.shape}: must be [H, W, {data.num_channels}]")
+            image = ArrayImage(image)
+        tiling = self.tiling
+        if tiling is None and data.fit == "patches":
+            tiling = make_tiling(self.config)
+        return tiles.prepare(image, tiling, input_size=data.image_size)
 
-    def dispatch(self, prepared: Sequence[Prepared], *, batch_size: int | None = None) -> Running:
-        """Starts `judge` without waiting for it; `collect` takes what this returns."""
-        tiles = np.concatenate([item.tiles for item in prepared])
-        size = batch_size or min(_MAX_BATCH, 1 << (len(tiles) - 1).bit_length())
-        outputs = []
-        for start in range(0, len(tiles), size):
-            outputs.append(self.forward(self.variables, pipeline.pad(tiles[start : start + size], size)))
-        return Running(prepared, outputs, len(tiles))
+    def stream(
+        self, items: Iterable[Prepared | InputError], *, batch_size: int | None
+    ) -> Iterator["Result | InputError"]:
+        """Judges prepared images one after the other, each as soon as all its tiles are computed.
 
-    def collect(self, running: Running) -> list[Judgement]:
-        """Waits for what `dispatch` started."""
-        chunks = jax.device_get(list(running.outputs))
-        rows = {name: np.concatenate([chunk[name] for chunk in chunks])[: running.num_tiles] for name in chunks[0]}
+        An error among the items comes back in its place, as does that of an image that breaks half-way.
+
+        Args:
+          items: what `prepare` gives.
+          batch_size: tiles per computation; on several devices rounded up to a multiple of their number. None (for
+            few items): a power of two of at most 16.
+
+        Raises:
+          InputError: the model returns NaN or infinity.
+        """
+        if batch_size is None:
+            items = list(items)
+            num_tiles = sum(item.num_tiles for item in items if isinstance(item, Prepared))
+            batch_size = min(_MAX_BATCH, 1 << (max(num_tiles, 1) - 1).bit_length())
+        num_devices = devices.num_devices(self.variables)
+        size = -(-batch_size // num_devices) * num_devices
+
+        def start(tiles: np.ndarray) -> Mapping[str, jax.Array]:
+            return self.forward(self.variables, devices.place(pipeline.pad(tiles, size), self.variables))
+
+        assembled = streaming.assemble(
+            items, model=self.config.model, batch_size=size, start=start, finish=self._scores_and_maps
+        )
+        for assembly in assembled:
+            yield assembly if isinstance(assembly, InputError) else self._result(assembly)
+
+    def _scores_and_maps(self, outputs: Mapping[str, jax.Array], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Waits for a batch: of its first `count` tiles the scores [n, K] float64 and maps [n, P, h, w]."""
+        rows = {name: np.asarray(value)[:count] for name, value in jax.device_get(dict(outputs)).items()}
         if not all(np.isfinite(value).all() for value in rows.values()):
             raise InputError(
                 f"{self.workdir}: the checkpoint of step {self.checkpoint_step} gives NaN or infinity; choose another"
             )
-        judgements, start = [], 0
-        for item in running.prepared:
-            part = slice(start, start + len(item.tiles))
-            judgements.append(self._judgement(item, {name: value[part] for name, value in rows.items()}))
-            start = part.stop
-        return judgements
-
-    def _judgement(self, item: Prepared, rows: Mapping[str, np.ndarray]) -> Judgement:
-        """One image from the outputs of its tiles, [N, ...] each."""
-        model = self.config.model
         # The sigmoid in double precision, so that strong scores are not tied.
-        scores = special.expit(rows["decision"].astype(np.float64))
-        class_scores: dict[str, float] = {}
+        scores = special.expit(rows["decision"].astype(np.float64)).reshape(count, -1)
         if self.classes:
             scores = ensemble.bend(scores, np.array(self.class_thresholds))
-            class_scores = dict(zip(self.classes, map(float, scores.max(axis=0)), strict=True))
-        judgement = Judgement(float(scores.max()), rows["probability"][0], model.alignment_stride, class_scores)
-        if item.windows:
-            judgement = self._of_patches(item, rows["probability"], judgement)
+        maps = rows["probability"][:, None]
+        if "class_probability" in rows:
+            maps = np.concatenate([maps, rows["class_probability"]], axis=1)
+        return scores, maps
+
+    def _result(self, assembly: Assembly) -> Result:
+        assert assembly.scores is not None
+        score, pixel_map = float(assembly.scores.max()), assembly.pixel_map()
+        if assembly.item.grid is not None:
+            score = assembly.statistics.get(getattr(self.config.model, "score", ""), score)
         if self.calibration is not None and self.calibration.logistic is not None:
-            score = logistic.score(judgement.probability, self.calibration.logistic)
-            judgement = judgement._replace(score=score)
-        if self.classifier is not None:
-            judgement = self._with_classes(item.image, judgement)
+            features = assembly.statistics if assembly.item.grid is None else pixel_map.statistics()
+            score = logistic.score_of(features["max"], features["mean"], self.calibration.logistic)
+        class_scores = dict(zip(self.classes, map(float, assembly.scores), strict=True)) if self.classes else {}
+        result = Result(score, pixel_map, assembly.item.source, class_scores)
+        return self._calibrated(result) if self.classifier is None else result
+
+    def _calibrated(self, result: Result) -> Result:
+        """The result with its score as a probability, where the calibration makes one of it."""
         if self.calibration is None or self.calibration.score_map is None:
-            return judgement
-        return judgement._replace(score=self.calibration.calibrated(judgement.score), raw_score=judgement.score)
+            return result
+        return result._replace(score=self.calibration.calibrated(result.score), raw_score=result.score)
 
-    def _of_patches(self, item: Prepared, maps: np.ndarray, judgement: Judgement) -> Judgement:
-        """The judgement of a whole image from the maps [N, h, w] of its patches, its map at the image's own size."""
-        model, (height, width) = self.config.model, item.image.shape[:2]
-        cells = patches.blend(maps, item.windows, height=height, width=width, stride=model.output_stride)
-        score = _score_of_map(cells, getattr(model, "score", None), judgement.score)
-        # The last cells reach beyond an image whose side is no multiple of theirs.
-        covered = (side * model.output_stride for side in cells.shape)
-        full = overlay.map_to_image_size(cells, *covered, stride=model.alignment_stride)
-        return judgement._replace(score=score, probability=full[:height, :width], stride=1)
+    def with_defects(self, result: Result) -> Result:
+        """The result with the image's defects: the parts of the map at or above the pixel threshold.
 
-    def _with_classes(self, image: np.ndarray, judgement: Judgement) -> Judgement:
-        """The judgement after the classifier has rejected what it takes for false alarms."""
-        assert self.classifier is not None
-        detected = overlay.map_to_image_size(judgement.probability, *image.shape[:2], stride=judgement.stride)
-        kept, defects = four_stage.classify_defects(
-            image,
-            detected,
-            classifier=self.classifier,
-            threshold=self.pixel_threshold,
-            join_distance_px=self.config.inference.join_distance_px,
+        Those of an ensemble are found in the map of each class, and may overlap. A classifier names each defect, or
+        rejects it, and then the map and the score are without it.
+        """
+        settings = self.config.inference
+        find = functools.partial(
+            defects_of, join_distance_px=settings.join_distance_px, min_area_px=settings.min_area_px
         )
-        score = _score_of_map(kept, getattr(self.config.model, "score", None), float(kept.max()))
-        return judgement._replace(score=score, probability=kept, stride=1, defects=tuple(defects), detected=detected)
+        if self.classes:
+            named = []
+            for plane, name in enumerate(self.classes, start=1):
+                runs = runs_of(result.map.bands(plane=plane), threshold=self.pixel_threshold)
+                named += [dataclasses.replace(defect, class_name=name) for defect in find(runs)]
+            numbered = (dataclasses.replace(defect, label=label) for label, defect in enumerate(named, start=1))
+            return result._replace(defects=tuple(numbered))
+        runs = runs_of(result.map.bands(), threshold=self.pixel_threshold)
+        found = find(runs)
+        if self.classifier is None:
+            return result._replace(defects=tuple(found))
+        accepted = four_stage.classify_defects(result.source, found, classifier=self.classifier)
+        kept = dataclasses.replace(result.map, erased=runs_without(runs, accepted))
+        score = kept.statistics()[getattr(self.config.model, "score", "max")]
+        return self._calibrated(result._replace(score=score, map=kept, defects=tuple(accepted)))
 
-
-def _score_of_map(probability: np.ndarray, kind: str | None, otherwise: float) -> float:
-    """The mean or maximum of a whole map where that is the model's score, else `otherwise`."""
-    reduce = {"mean": np.mean, "max": np.max}.get(kind or "")
-    return otherwise if reduce is None else float(reduce(probability.astype(np.float64)))
+    def _judgement(self, result: "Result | InputError") -> Judgement:
+        """The result in memory: the map as the network gave it where the image was resized, else at its own size."""
+        if isinstance(result, InputError):
+            raise result
+        detected = None
+        if self.classifier is not None:
+            detected = result.map.whole()
+            result = self.with_defects(result)
+        if self.classifier is None and self.tiling is None and self.config.data.fit == "resize":
+            cells, stride = result.map.cells.read(0, result.map.num_rows, plane=0), self.config.model.alignment_stride
+        else:
+            cells, stride = result.map.whole(), 1
+        return Judgement(result.score, cells, stride, result.class_scores, result.defects, detected, result.raw_score)
 
 
 def _warn_of_thresholds(calibration: Calibration | None, *, checkpoint_step: int, run: runs.Run) -> None:
@@ -333,39 +395,3 @@ def _warn_of_thresholds(calibration: Calibration | None, *, checkpoint_step: int
             calibration.checkpoint_step,
             checkpoint_step,
         )
-
-
-def normalise(image: np.ndarray, *, num_channels: int) -> np.ndarray:
-    """An image array as float32 in [0, 1] with the channels that the network takes.
-
-    Args:
-      image: [H, W], [H, W, 1] gray or [H, W, 3] RGB; uint8, uint16, or float in [0, 1].
-      num_channels: 1 (colour becomes ITU-R BT.601 luma) or 3 (gray is repeated).
-
-    Returns:
-      [H, W, num_channels] float32.
-
-    Raises:
-      InputError: another shape, dtype or range.
-    """
-    shape = image.shape
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.size == 0:
-        raise InputError(f"an image of shape {shape}: must be [H, W], [H, W, 1] or [H, W, 3]")
-    if image.dtype in (np.uint8, np.uint16):
-        scaled = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    elif np.issubdtype(image.dtype, np.floating):
-        low, high = float(image.min()), float(image.max())
-        if not (low >= 0 and high <= 1):
-            raise InputError(
-                f"a float image with values from {low:g} to {high:g}: must be within [0, 1]; scale it first"
-            )
-        scaled = image.astype(np.float32)
-    else:
-        raise InputError(f"an image of type {image.dtype}: must be uint8, uint16, or float in [0, 1]")
-    if scaled.shape[-1] == num_channels:
-        return scaled
-    if num_channels == 1:
-        return cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)[..., None]
-    return np.repeat(scaled, num_channels, axis=-1)

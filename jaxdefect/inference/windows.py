@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdefect.data import images, patches
+from jaxdefect.data.sources import ImageSource
 from jaxdefect.types import Window
+
+_LARGEST_CUT_PX = 2**22
 
 
 def defect_windows(box: Window, *, height: int, width: int, window_px: int, stride_px: int) -> list[Window]:
@@ -37,21 +40,34 @@ def defect_windows(box: Window, *, height: int, width: int, window_px: int, stri
     return [Window(top, left, size, size) for top in tops for left in lefts]
 
 
-def cut_windows(image: np.ndarray, windows: Sequence[Window], *, window_px: int) -> np.ndarray:
+def cut_windows(source: ImageSource, windows: Sequence[Window], *, window_px: int) -> np.ndarray:
     """The windows' pixels at the classifier's input size, averaged by area where a window is larger.
 
     Args:
-      image: [H, W, C] float32.
-      windows: N parts of the image; what reaches beyond it is mirrored.
+      source: the image.
+      windows: N parts of the image, their sides `window_px` or multiples of it; what reaches beyond it is mirrored.
       window_px: side of the classifier's input.
 
     Returns:
       [N, window_px, window_px, C] float32.
+
+    Raises:
+      InputError: a part of the image cannot be decoded.
     """
-    cuts = np.empty((len(windows), window_px, window_px, image.shape[2]), np.float32)
-    for cut, window in zip(cuts, windows, strict=True):
-        cut[:] = images.resize_image(patches.cut(image, window), window_px, window_px)
-    return cuts
+    cuts = [_cut_window(source, window, window_px=window_px) for window in windows]
+    return np.stack(cuts)
+
+
+def _cut_window(source: ImageSource, window: Window, *, window_px: int) -> np.ndarray:
+    """One window, some of its rows at a time: one around a long defect can be as large as the image."""
+    factor = window.height // window_px
+    rows = min(window_px, max(1, _LARGEST_CUT_PX // (factor * window.width)))
+    bands = []
+    for first in range(0, window_px, rows):
+        count = min(rows, window_px - first)
+        band = Window(window.top + first * factor, window.left, count * factor, window.width)
+        bands.append(images.resize_image(patches.cut_source(source, band), count, window_px))
+    return np.concatenate(bands)
 
 
 def vote(probabilities: np.ndarray) -> int:

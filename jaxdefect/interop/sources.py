@@ -21,6 +21,7 @@ from jaxdefect.inference.files import find_images
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.interop.runtimes import Network
 from jaxdefect.model_config import ModelConfig
+from jaxdefect.models import large_kernel
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
 from jaxdefect.types import InputError
@@ -63,8 +64,10 @@ def load(workdir: Path, *, checkpoint: str | None) -> Source:
 
     function, variables = detect, predictor.variables
     if predictor.classes:
-        function, variables = functools.partial(ensemble.run_members, apply), predictor.variables[0]
-    network = Network(function, jax.device_get(variables), (*config.data.image_size, config.data.num_channels))
+        function, variables = functools.partial(ensemble.run_members, apply), variables[0]
+    # Without the spectra of large kernels, with which JAX is faster on a CPU: they follow from the kernels.
+    variables = jax.device_get({name: part for name, part in variables.items() if name != large_kernel.SPECTRA})
+    network = Network(function, variables, (*config.data.image_size, config.data.num_channels))
     parts = {MODEL: Part(network, predictor.checkpoint_step)}
     if predictor.classifier is not None:
         directory = four_stage.classifier_directory(workdir)

@@ -9,13 +9,15 @@ a classifier gives "classes" [B, N]: logits, class 0 being "good" in a detector.
 `variables` holds "params" and, with batch norm, "batch_stats".
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdefect.model_config import ModelConfig
+from jaxdefect.model_config import LargeKernel, ModelConfig
+from jaxdefect.models import large_kernel as large_kernels
 from jaxdefect.models.background_suppression import BackgroundSuppression
 from jaxdefect.models.mobilenet_v2 import MobileNetV2
 from jaxdefect.models.regression import Regression
@@ -34,6 +36,8 @@ ARCHITECTURES = {
     "mobilenet_v2": MobileNetV2,
 }
 
+_MANY_PIXELS = 256 * 128  # below, reading the spectra takes longer than the products that they save
+
 
 def build(config: ModelConfig) -> nn.Module:
     """The module that `config.architecture` names."""
@@ -43,3 +47,28 @@ def build(config: ModelConfig) -> nn.Module:
 def init(module: nn.Module, *, num_channels: int, seed: int) -> dict[str, Any]:
     """Initial variables of a module, float32; independent of the image size."""
     return dict(jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, num_channels))))
+
+
+def inference_variables(
+    config: ModelConfig,
+    variables: Mapping[str, Any],
+    *,
+    image_size: tuple[int, int],
+    large_kernel: LargeKernel = "auto",
+) -> dict[str, Any]:
+    """The variables of a trained module with what inference can compute ahead of all images: spectra of large kernels.
+
+    Args:
+      config: of the module.
+      variables: its variables.
+      image_size: height and width of the images to come.
+      large_kernel: "fft" uses spectra (285 MB for SegDecNet's 15x15), "direct" does not; "auto" does on CPUs in float32
+        where an image is large enough to be worth reading them.
+    """
+    is_wanted = large_kernel == "fft" or (
+        large_kernel == "auto"
+        and jax.default_backend() == "cpu"
+        and config.dtype == "float32"
+        and image_size[0] * image_size[1] >= _MANY_PIXELS
+    )
+    return large_kernels.with_spectra(variables) if is_wanted else dict(variables)

@@ -8,40 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdefect.models import large_kernel
+
 Norm = Literal["feature", "feature_official", "batch"]
 NORM_EPSILON = 1e-3
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# From this kernel side on, a sum of row products beats XLA's own convolution on a CPU (benchmarks/large_kernel.py).
-_LARGE_KERNEL = 9
-
-
-def convolve(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
-    """Stride-1 SAME convolution: image [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O]."""
-    if kernel.shape[0] < _LARGE_KERNEL or dilation != 1:
-        return convolve_directly(image, kernel, dilation=dilation)
-    return lax.platform_dependent(image, kernel, cpu=convolve_by_rows, default=convolve_directly)
-
-
-def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
-    """`convolve` as XLA does it."""
-    return lax.conv_general_dilated(
-        image, kernel, (1, 1), "SAME", rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
-    )
-
-
-def convolve_by_rows(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` as a sum over kernel rows of one matrix product each; its gradients are matrix products too."""
-    side, _, channels, features = kernel.shape
-    batch, height, width, _ = image.shape
-    padding = side // 2
-    padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows = jnp.concatenate([padded[:, :, j : j + width] for j in range(side)], axis=-1)
-    result = jnp.zeros((batch * height * width, features), jnp.float32)
-    for i in range(side):
-        columns = rows[:, i : i + height].reshape(-1, side * channels)
-        row = kernel[i].reshape(side * channels, features)
-        result += jnp.matmul(columns, row, preferred_element_type=jnp.float32)
-    return result.astype(image.dtype).reshape(batch, height, width, features)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -213,6 +183,10 @@ class ConvNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), dilation=self.dilation)
+        # What `models.inference_variables` computed ahead, where the kernel is large.
+        has_spectrum = self.has_variable(large_kernel.SPECTRA, "kernel")
+        spectrum = self.get_variable(large_kernel.SPECTRA, "kernel") if has_spectrum else None
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        x = large_kernel.convolve(x, kernel, dilation=self.dilation, kernel_spectrum=spectrum)
         x = normalize(x, norm=self.norm, train=train)
         return x if self.is_logit else nn.relu(x)

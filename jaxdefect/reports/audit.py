@@ -2,13 +2,10 @@
 
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import jinja2
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
@@ -18,10 +15,10 @@ from rich.table import Table
 from jaxdefect.config import Config
 from jaxdefect.data import annotation, images, inspection, readers, splits
 from jaxdefect.data.audit import TITLES, Audit, Finding, audit, splits_of
-from jaxdefect.reports import gallery
+from jaxdefect.reports import files, gallery, pages
 from jaxdefect.types import InputError, Sample, Split
 
-# 18 kinds x 8 findings x 6 thumbnails of about 10 kB: a page has 12 MB at most.
+# 18 kinds x 8 findings x 6 thumbnails of about 10 kB make a page of 12 MB; `pages.within_limit` sees to the rest.
 _MAX_FINDINGS = 8  # of a kind, with pictures; audit.json has all
 _MAX_THUMBNAILS = 6
 _THUMBNAIL_PX = 260  # its longer side, or the shorter one's double
@@ -80,18 +77,12 @@ def write_report(result: Audit, directory: Path, *, split: Split | None, num_cha
     Raises:
       InputError: `directory` cannot be written.
     """
-    files = {
-        "audit.html": render_html(result, _cards(result, split, num_channels=num_channels)),
-        "audit.json": json.dumps(to_dict(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-    }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            temporary = directory / f".{name}.{os.getpid()}"
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, directory / name)
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot write the audit: {error.strerror}") from error
+    page = pages.within_limit(
+        lambda size: render_html(result, _cards(result, split, num_channels=num_channels, picture_bytes=size))
+    )
+    files.write(directory / "audit.html", page)
+    content = json.dumps(to_dict(result), indent=1, ensure_ascii=False, allow_nan=False)
+    files.write(directory / "audit.json", content + "\n")
 
 
 def to_dict(result: Audit) -> dict[str, Any]:
@@ -114,18 +105,12 @@ def to_dict(result: Audit) -> dict[str, Any]:
 
 def render_html(result: Audit, cards: Sequence[Card]) -> str:
     """The audit as one page that needs no other file."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxdefect.reports", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [
         (TITLES[kind], [card for card in cards if card.finding.kind == kind], len(list(findings)))
         for kind, findings in itertools.groupby(result.findings, key=lambda finding: finding.kind)
     ]
-    return environment.get_template("audit.html").render(
+    return pages.render(
+        "audit.html",
         summary=result.summary,
         classes=list(result.summary["parts"]["all"]["classes"]),
         sizes=_sizes(result.summary["sizes"]),
@@ -150,7 +135,7 @@ def findings_table(result: Audit) -> Table:
     return table
 
 
-def _cards(result: Audit, split: Split | None, *, num_channels: int) -> list[Card]:
+def _cards(result: Audit, split: Split | None, *, num_channels: int, picture_bytes: int) -> list[Card]:
     """The first findings of every kind with their pictures."""
     samples = {each.sample.id: each.sample for each in result.inspections}
     part_of = {item: part for part in splits.PARTS for item in getattr(split, part)} if split else {}
@@ -158,26 +143,29 @@ def _cards(result: Audit, split: Split | None, *, num_channels: int) -> list[Car
     for _, findings in itertools.groupby(result.findings, key=lambda finding: finding.kind):
         for finding in itertools.islice(findings, _MAX_FINDINGS):
             shown = finding.images[:_MAX_THUMBNAILS]
-            thumbnails = [_thumbnail(samples[item], part_of.get(item), num_channels=num_channels) for item in shown]
+            thumbnails = [
+                _thumbnail(samples[item], part_of.get(item), num_channels=num_channels, picture_bytes=picture_bytes)
+                for item in shown
+            ]
             cards.append(Card(finding, tuple(thumbnails), len(finding.images) - len(shown)))
     return cards
 
 
-def _thumbnail(sample: Sample, part: str | None, *, num_channels: int) -> Thumbnail:
+def _thumbnail(sample: Sample, part: str | None, *, num_channels: int, picture_bytes: int) -> Thumbnail:
     caption = ", ".join([sample.id, *filter(None, [part]), *(sample.classes or [("good", "defective")[sample.label]])])
     try:
         full = images.read_image(sample.image, num_channels=num_channels)
     except InputError:  # a finding says so
         return Thumbnail(caption, "", "", 0, 0)
     height, width = _thumbnail_size(*full.shape[:2])
-    pixels = np.round(images.resize_image(full, height, width) * 255).astype(np.uint8)[..., ::-1]
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    pixels = np.broadcast_to(images.resize_image(full, height, width) * 255, (height, width, 3))
+    picture = gallery.jpeg_uri(pixels, max_bytes=picture_bytes)
     try:
         mask = annotation.load_mask(sample, height=full.shape[0], width=full.shape[1])
         outline = gallery.outline(mask, height=height, width=width)
     except InputError:  # likewise
         outline = ""
-    return Thumbnail(caption, gallery.data_uri(data.tobytes(), mime="image/jpeg"), outline, width, height)
+    return Thumbnail(caption, picture, outline, width, height)
 
 
 def _thumbnail_size(height: int, width: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """What launch.calibrate does: chooses a run's thresholds by a policy, and shows what they are worth."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxdefect.reports import plots
 from jaxdefect.reports.progress import stage_of
 from jaxdefect.reports.reliability_plot import reliability_plot
 from jaxdefect.training import runs
-from jaxdefect.types import InputError, Sample
+from jaxdefect.types import InputError
 
 _MIN_BATCH_SIZE = 4
 
@@ -73,7 +73,9 @@ def run_calibration(
     """
     run = runs.load(workdir)
     if run.config.ensemble.kind == "none":
-        return [_calibrate(run, wish, images, checkpoint=checkpoint, out=out)]
+        result = _calibrate(run, wish, images, checkpoint=checkpoint, out=out)
+        _write(result)
+        return [result]
     given = {
         "--out": out is not None,
         "--scores_csv": bool(images.scores_csv),
@@ -85,8 +87,16 @@ def run_calibration(
             f"{wrong[0]}: not for an ensemble, such as {workdir}: each member has one threshold of its own, kept in "
             "its own directory, and the members' scores are joined by those"
         )
-    members = [ensemble.member_directory(workdir, name) for name in ensemble.member_classes(workdir)]
-    return [_calibrate(runs.load(member), wish, images, checkpoint=checkpoint, out=None) for member in members]
+    results = []
+    for name in ensemble.member_classes(workdir):
+        member = runs.load(ensemble.member_directory(workdir, name))
+        try:
+            results.append(_calibrate(member, wish, images, checkpoint=checkpoint, out=None))
+        except InputError as error:
+            raise InputError(f"class {name}: {error}") from error
+    for result in results:  # all or none
+        _write(result)
+    return results
 
 
 def _calibrate(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | None, out: Path | None) -> Result:
@@ -98,13 +108,14 @@ def _calibrate(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | N
     path = calibrations.calibration_path(run.workdir) if out is None else out
     batch_size = max(_MIN_BATCH_SIZE, run.config.training.batch_size)
     samples = readers.read(run.config.data)
+    groups = {sample.id: sample.group for sample in samples}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         on_stage = stage_of(progress)
         if images.scores_csv:
-            calibration = _from_scores(run, wish, images, checkpoint=checkpoint, batch_size=batch_size)
+            calibration = _from_scores(run, wish, images, groups, checkpoint=checkpoint, batch_size=batch_size)
         else:
             selection = calibration_images.select(run, samples, images.on)
-            samples = [*samples, *selection.samples]
+            groups |= {sample.id: sample.group for sample in selection.samples}
             calibration = choosing.calibrate_run(
                 Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True),
                 samples,
@@ -114,21 +125,27 @@ def _calibrate(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | N
                 wish=wish,
                 on_stage=on_stage,
             )
-    curves = _curves(calibration, samples)
-    calibrations.write(calibration, path)
-    plot = path.with_name(f"{path.stem}_reliability.png")
+    return Result(calibration, path, _curves(calibration, groups))
+
+
+def _write(result: Result) -> None:
+    calibrations.write(result.calibration, result.path)
+    plot = result.path.with_name(f"{result.path.stem}_reliability.png")
     try:
-        plot.write_bytes(plots.to_png(reliability_plot(curves)))
+        plot.write_bytes(plots.to_png(reliability_plot(result.curves)))
     except OSError as error:
         raise InputError(f"{plot}: cannot be written: {error.strerror}") from error
-    return Result(calibration, path, curves)
 
 
-def _from_scores(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | None, batch_size: int) -> Calibration:
+def _from_scores(
+    run: runs.Run, wish: Wish, images: Images, groups: Mapping[str, str], *, checkpoint: str | None, batch_size: int
+) -> Calibration:
     """The run's own calibration with thresholds from scores made elsewhere; pixels are decided as before."""
     chosen, source, notes = calibration_images.read_scores(
         images.scores_csv, split=run.split, folds=images.folds, seed=images.seed
     )
+    defective = [groups.get(id, id) for id, label in zip(chosen.ids, chosen.labels, strict=True) if label]
+    notes = (*notes, *calibration_images.item_notes(defective))
     choice, score_map = choosing.decide(chosen, wish, source=source)
     own = choosing.calibrated(run, checkpoint=checkpoint, batch_size=batch_size).calibration
     assert own is not None
@@ -146,13 +163,12 @@ def _from_scores(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str |
     )
 
 
-def _curves(calibration: Calibration, samples: Sequence[Sample]) -> dict[str, Reliability]:
+def _curves(calibration: Calibration, groups: Mapping[str, str]) -> dict[str, Reliability]:
     images = calibration.images
     assert images is not None
     labels, scores = np.array(images.labels), np.array(images.scores)
     curves = {"as the network": reliability(labels, scores)}
     if calibration.score_map is not None:
-        groups = {sample.id: sample.group for sample in samples}
         mapped = score_maps.cross_validated(
             score_maps.method_of(calibration.score_map),
             labels,

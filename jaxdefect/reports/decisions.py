@@ -79,12 +79,13 @@ def decision_rows(calibration: Calibration, labels: np.ndarray, scores: np.ndarr
     for policy in _SHOWN:
         if policy == calibration.policy:
             continue
+        why_not, chosen = None, (None, None)
         try:
             choice, _ = decide(images, Wish(policy), source=calibration.source, num_trained=calibration.num_trained)
+            chosen = choice.threshold, choice.reject_threshold
         except InputError as error:
-            rows.append(_row(policy, None, None, labels=labels, scores=scores, why_not=str(error)))
-            continue
-        rows.append(_row(policy, choice.threshold, choice.reject_threshold, labels=labels, scores=scores))
+            why_not = str(error).removeprefix(f"{calibration.source}: ")
+        rows.append(_row(policy, *chosen, labels=labels, scores=scores, why_not=why_not))
     return rows
 
 

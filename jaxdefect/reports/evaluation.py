@@ -1,14 +1,10 @@
 """Evaluates a run and writes what a person and a script need: metrics.json, scores.csv, plots and one HTML page."""
 
-import csv
-import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -19,13 +15,14 @@ from jaxdefect.data import readers
 from jaxdefect.inference import defects, ensemble
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.choosing import calibrated
-from jaxdefect.inference.evaluation import Evaluation, evaluate
+from jaxdefect.inference.evaluation import Evaluation, evaluate, worst_masks
 from jaxdefect.inference.thresholds import best_f1_threshold
 from jaxdefect.metrics.image import image_metrics
 from jaxdefect.metrics.pixel import pixel_f1, pixel_iou
 from jaxdefect.metrics.reliability import reliability
-from jaxdefect.reports import defect_plots, gallery, plots
+from jaxdefect.reports import breakdown, defect_plots, files, gallery, pages, plots
 from jaxdefect.reports.decisions import NOTE, calibration_metrics
+from jaxdefect.reports.pages import percent
 from jaxdefect.reports.progress import stage_of
 from jaxdefect.reports.reliability_plot import reliability_plot
 from jaxdefect.training import runs
@@ -44,6 +41,8 @@ _DEFECT_COLUMNS = {
     "pixel_recall": "pixel recall",
     "mean_iou": "mean IoU",
     "average_recall": "AR",
+    "precision_any_overlap": "precision at any overlap",
+    "recall_any_overlap": "recall at any overlap",
     "precision_iou_50": "precision at IoU 0.5",
     "recall_iou_50": "recall at IoU 0.5",
 }
@@ -74,7 +73,7 @@ def run_evaluation(
     run = runs.load(workdir)
     samples = readers.read(run.config.data)
     chosen = select_samples(samples, split=run.split, part=part)
-    batch_size = max(_MIN_BATCH_SIZE, run.config.training.batch_size)
+    batch_size = batch_size_of(run)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         on_stage = stage_of(progress)
         predictor = calibrated(
@@ -101,6 +100,11 @@ def run_evaluation(
         num_channels=run.config.data.num_channels,
     )
     return metrics
+
+
+def batch_size_of(run: runs.Run) -> int:
+    """How many images of a run's data to judge at once."""
+    return max(_MIN_BATCH_SIZE, run.config.training.batch_size)
 
 
 def select_samples(samples: Sequence[Sample], *, split: Split, part: str) -> list[Sample]:
@@ -139,6 +143,7 @@ def evaluation_metrics(
         oracle = {"note": _ORACLE_NOTE}
         oracle |= {key: best[key] for key in ("threshold", "f1", "false_positives", "false_negatives")}
     has_masks = evaluation.num_masked > 0
+    rows = breakdown.break_down(evaluation, threshold=calibration.threshold)
     is_classified = evaluation.detected is not None
     return {
         "split": part,
@@ -154,6 +159,8 @@ def evaluation_metrics(
         if evaluation.detected is not None
         else None,
         "classes": _class_metrics(evaluation),
+        "by_group": breakdown.to_dicts(rows.groups),
+        "by_class": breakdown.to_dicts(rows.classes),
         "oracle": oracle,
         **calibration_metrics(evaluation, calibration),
         "checkpoint_step": calibration.checkpoint_step,
@@ -199,61 +206,67 @@ def report_directory(workdir: Path | str, part: str) -> Path:
 
 
 def write_report(evaluation: Evaluation, metrics: dict[str, Any], *, directory: Path, num_channels: int) -> None:
-    """Writes metrics.json, scores.csv, report.html and the plots, which it holds too, as PNG into `directory`.
+    """Writes metrics.json, scores.csv, groups.csv, report.html and the plots, which it holds too, into `directory`.
 
-    Every file is written under a temporary name and renamed, so that a reader never sees half of one; metrics.json,
-    which says that the rest is there, comes last. What an earlier evaluation wrote is replaced.
+    Every file is written whole or not at all; metrics.json, which says that the rest is there, comes last. What an
+    earlier evaluation wrote is replaced.
 
     Raises:
       InputError: `directory` cannot be written, or an image of the gallery cannot be read any more.
     """
     threshold = metrics["threshold"]
     figures = _figures(evaluation, threshold=threshold)
-    cards = [gallery.card(entry, num_channels=num_channels) for entry in evaluation.gallery]
-    files = {"scores.csv": scores_csv(evaluation, threshold=threshold).encode()}
-    files |= {f"{name}.png": plots.to_png(figure) for name, figure in figures.items()}
     svgs = {name: plots.to_svg(figure, name=name.replace("_", "-")) for name, figure in figures.items()}
-    files["report.html"] = render_html(metrics, cards, figures=svgs).encode()
-    files["metrics.json"] = (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            temporary = directory / f".{name}.{os.getpid()}"
-            temporary.write_bytes(data)
-            os.replace(temporary, directory / name)
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot write the report: {error.strerror}") from error
+    rows = breakdown.break_down(evaluation, threshold=threshold)
+    ranks = {entry.sample.id: rank for rank, entry in enumerate(worst_masks(evaluation.gallery))}
+
+    def draw(picture_bytes: int) -> str:
+        settings = {"pixel_threshold": metrics["pixel_threshold"], "picture_bytes": picture_bytes}
+        cards = [
+            gallery.card(entry, num_channels=num_channels, mask_rank=ranks.get(entry.sample.id), **settings)
+            for entry in evaluation.gallery
+        ]
+        return render_html(metrics, cards, figures=svgs, rows=rows)
+
+    files.write(directory / "scores.csv", scores_csv(evaluation, threshold=threshold))
+    files.write(directory / "groups.csv", breakdown.to_csv(rows))
+    for name, figure in figures.items():
+        files.write(directory / f"{name}.png", plots.to_png(figure))
+    files.write(directory / "report.html", pages.within_limit(draw))
+    files.write(directory / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
 def scores_csv(evaluation: Evaluation, *, threshold: float) -> str:
     """id,label,score,prediction of every image, and raw_score where scores are calibrated; with all their digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [[repr(float(score)) for score in evaluation.raw_scores]] if evaluation.raw_scores is not None else []
-    writer.writerow(["id", "label", "score", "prediction", *(["raw_score"] if columns else [])])
-    for id_, label, score, *raw in zip(evaluation.ids, evaluation.labels, evaluation.scores, *columns, strict=True):
-        writer.writerow([id_, int(label), repr(float(score)), int(score >= threshold), *raw])
-    return text.getvalue()
+    names = ["id", "label", "score", "prediction"]
+    columns = [evaluation.ids, evaluation.labels, evaluation.scores]
+    if evaluation.raw_scores is not None:
+        names.append("raw_score")
+        columns.append(evaluation.raw_scores)
+    rows = [
+        (id_, int(label), repr(float(score)), int(score >= threshold), *(repr(float(value)) for value in raw))
+        for id_, label, score, *raw in zip(*columns, strict=True)
+    ]
+    return files.to_csv(names, rows)
 
 
-def render_html(metrics: dict[str, Any], cards: Sequence[gallery.Card], *, figures: dict[str, str]) -> str:
+def render_html(
+    metrics: dict[str, Any],
+    cards: Sequence[gallery.Card],
+    *,
+    figures: dict[str, str],
+    rows: breakdown.Breakdown,
+) -> str:
     """The report as one page that needs no other file: `cards` worst first, `figures` as SVG elements by name."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxdefect.reports", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    num_good = metrics["num_images"] - metrics["num_defective"]
-    is_wide = bool(cards) and float(np.median([card.width / card.height for card in cards])) > 3
-    return environment.get_template("evaluation.html").render(
+    return pages.render(
+        "evaluation.html",
         metrics=metrics,
-        num_good=num_good,
+        num_good=metrics["num_images"] - metrics["num_defective"],
         cards=cards,
-        layout="wide" if is_wide else "compact",
+        layout=gallery.layout([card.pictures for card in cards]),
         figures=figures,
+        rows=rows,
+        max_rows=breakdown.MAX_ROWS,
         defect_rows=_DEFECT_ROWS,
         defect_columns=_DEFECT_COLUMNS,
         notes=_notes(metrics),
@@ -269,9 +282,9 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     table = Table(title=title, show_header=False)
     source = _SOURCES.get(metrics["threshold_source"], metrics["threshold_source"])
     rows = [
-        ("average precision", _percent(metrics["average_precision"])),
-        ("ROC AUC", _percent(metrics["roc_auc"])),
-        ("F1", _percent(metrics["f1"])),
+        ("average precision", percent(metrics["average_precision"])),
+        ("ROC AUC", percent(metrics["roc_auc"])),
+        ("F1", percent(metrics["f1"])),
         ("missed defects", f"{metrics['false_negatives']} of {metrics['num_defective']}"),
         (
             "false alarms" if metrics["reject_threshold"] is None else "good ones not accepted",
@@ -285,7 +298,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             ("rejected", f"from {metrics['reject_threshold']:.6g} on, {decided['false_positives']} good ones"),
             (
                 "inspected by hand",
-                f"{decided['num_inspected']} ({_percent(decided['share_inspected'])}), "
+                f"{decided['num_inspected']} ({percent(decided['share_inspected'])}), "
                 f"{decided['num_inspected_good']} of them good",
             ),
         ]
@@ -293,22 +306,22 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         oracle = metrics["oracle"]
         rows += [
             ("false alarms at full recall", f"{metrics['false_positives_at_full_recall']} of {num_good}"),
-            ("pixel IoU, F1", f"{_percent(metrics['pixel_iou'])}, {_percent(metrics['pixel_f1'])}"),
+            ("pixel IoU, F1", f"{percent(metrics['pixel_iou'])}, {percent(metrics['pixel_f1'])}"),
             (
                 "oracle (threshold from these labels)",
-                f"F1 {_percent(oracle['f1'])}, {oracle['false_negatives']} missed, "
+                f"F1 {percent(oracle['f1'])}, {oracle['false_negatives']} missed, "
                 f"{oracle['false_positives']} false alarms",
             ),
         ]
     for name, title in _DEFECT_ROWS.items():
         if figures := metrics[name]:
-            text = ", ".join(f"{key.replace('_', ' ')} {_percent(figures[key])}" for key in _DEFECT_COLUMNS)
+            text = ", ".join(f"{column} {percent(figures[key])}" for key, column in _DEFECT_COLUMNS.items())
             rows.append((title, text))
     for name, figures in (metrics["classes"] or {}).items():
         counts = (
             f"{figures['false_negatives']} of {figures['num_defective']} missed, {figures['false_positives']} wrong"
         )
-        rows.append((f"class {name}", f"AP {_percent(figures['average_precision'])}, {counts}"))
+        rows.append((f"class {name}", f"AP {percent(figures['average_precision'])}, {counts}"))
     for row in rows:
         table.add_row(*row)
     return table
@@ -341,15 +354,3 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
     elif not metrics["num_defective_with_mask"]:
         notes.append("No defective image here has a mask, so the pixel figures are undefined.")
     return notes
-
-
-def _percent(value: float | None) -> str:
-    """0.98765 as "98.8 %"; never rounded up to 100 or down to 0; "n/a" for None."""
-    if value is None:
-        return "n/a"
-    text = f"{100 * value:.1f}"
-    if text == "100.0" and value < 1:
-        text = "99.9"
-    if text == "0.0" and value > 0:
-        text = "0.1"
-    return f"{text} %"

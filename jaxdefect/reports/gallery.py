@@ -3,6 +3,8 @@
 import base64
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,22 +13,54 @@ from jaxdefect.data.annotation import load_mask
 from jaxdefect.data.images import read_image, resize_image
 from jaxdefect.inference.evaluation import GalleryEntry
 from jaxdefect.overlay import map_to_image_size
+from jaxdefect.types import Sample
 
-# Two pictures of every image must fit in a report of 20 MB: 72 images x 2 x 60 kB x 4/3 (base64) = 11.5 MB.
-_MAX_PICTURE_BYTES = 60_000
 _MAX_AREA_PX = 220_000
 _MAX_SIDE_PX = 1200
 _MAP_COLOR = np.array([255, 45, 20], np.float32)  # red is the colour that neither steel nor ceramics have
 _MAP_OPACITY = 0.7
 _MAX_OUTLINES = 100
+_WIDE_RATIO = 3
+
+
+class Map(NamedTuple):
+    """A map [h, w] to show, in [0, 1], with its `stride` as `overlay.map_to_image_size` takes it, and the probability
+    from which a pixel counts as defective.
+    """
+
+    probability: np.ndarray
+    stride: int
+    pixel_threshold: float
+
+
+class Overlay(NamedTuple):
+    """An image with a map over it as a data URI, and the SVG path around the pixels from the threshold on."""
+
+    picture: str
+    found: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What is to see of one image: data URIs of JPEGs of one shape, `width` x `height`, and SVG paths in a box of it.
+
+    `outline` is that of the annotation, empty where there is none. `is_masked`: the annotation of pixels is known.
+    """
+
+    image: str
+    overlays: tuple[Overlay, ...]
+    outline: str
+    is_masked: bool
+    width: int
+    height: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
     """One image of the gallery, ready for the template.
 
-    `verdict`: "missed", "false_alarm" or "correct". `image` and `overlay` are data URIs of JPEGs of the same shape;
-    `outline` is the SVG path of the annotation in a `width` x `height` box, empty where there is none.
+    `verdict`: "missed", "false_alarm" or "correct". `iou`: of the annotation and the pixels found, None without either.
+    `mask_rank`: from 0, of the images with the worst masks; None for the others.
     """
 
     id: str
@@ -34,40 +68,72 @@ class Card:
     score: float
     is_predicted: bool
     verdict: str
-    is_masked: bool
-    image: str
-    overlay: str
-    outline: str
-    width: int
-    height: int
+    iou: float | None
+    mask_rank: int | None
+    pictures: Pictures
 
 
-def card(entry: GalleryEntry, *, num_channels: int) -> Card:
+def card(
+    entry: GalleryEntry,
+    *,
+    num_channels: int,
+    pixel_threshold: float,
+    picture_bytes: int,
+    mask_rank: int | None = None,
+) -> Card:
     """Reads the entry's image and annotation again, and draws both pictures.
 
     Args:
       entry: from an evaluation.
       num_channels: 1 to show the image in gray, 3 in colour.
+      pixel_threshold: a pixel is defective from this probability on.
+      picture_bytes: the most that one JPEG may have.
+      mask_rank: goes into the card.
 
     Raises:
       InputError: the image or mask cannot be read.
     """
     sample = entry.sample
-    full = read_image(sample.image, num_channels=num_channels)
-    height, width = _thumbnail_size(*full.shape[:2])
-    image = np.broadcast_to(resize_image(full, height, width) * 255, (height, width, 3))
-    mask = load_mask(sample, height=full.shape[0], width=full.shape[1])
-    probability = map_to_image_size(entry.probability.astype(np.float32) / 255, height, width, stride=entry.stride)
+    shown = Map(entry.probability.astype(np.float32) / 255, entry.stride, pixel_threshold)
     return Card(
         id=sample.id,
         label=sample.label,
         score=entry.score,
         is_predicted=entry.is_predicted,
         verdict=entry.verdict,
-        is_masked=sample.mask is not None or not sample.label,
-        image=_jpeg_uri(image),
-        overlay=_jpeg_uri(blend(image, probability)),
+        iou=entry.iou if sample.label else None,
+        mask_rank=mask_rank,
+        pictures=draw(sample, [shown], num_channels=num_channels, picture_bytes=picture_bytes),
+    )
+
+
+def draw(sample: Sample, maps: Sequence[Map], *, num_channels: int, picture_bytes: int) -> Pictures:
+    """Reads a sample's image and annotation, and draws the image alone and under each map.
+
+    Args:
+      sample: what to show.
+      maps: of any sizes.
+      num_channels: 1 to show the image in gray, 3 in colour.
+      picture_bytes: the most that one JPEG may have.
+
+    Raises:
+      InputError: the image or mask cannot be read.
+    """
+    full = read_image(sample.image, num_channels=num_channels)
+    height, width = _thumbnail_size(*full.shape[:2])
+    image = np.broadcast_to(resize_image(full, height, width) * 255, (height, width, 3))
+    mask = load_mask(sample, height=full.shape[0], width=full.shape[1])
+    overlays = []
+    for shown in maps:
+        probability = map_to_image_size(shown.probability, height, width, stride=shown.stride)
+        picture = jpeg_uri(blend(image, probability), max_bytes=picture_bytes)
+        found = outline(probability >= shown.pixel_threshold, height=height, width=width)
+        overlays.append(Overlay(picture, found))
+    return Pictures(
+        image=jpeg_uri(image, max_bytes=picture_bytes),
+        overlays=tuple(overlays),
         outline=outline(mask, height=height, width=width),
+        is_masked=sample.mask is not None or not sample.label,
         width=width,
         height=height,
     )
@@ -95,6 +161,12 @@ def outline(mask: np.ndarray, *, height: int, width: int) -> str:
     return "".join(parts)
 
 
+def layout(pictures: Sequence[Pictures]) -> Literal["wide", "compact"]:
+    """How a gallery is laid out: "wide", a card a row, for long strips."""
+    ratios = [each.width / each.height for each in pictures]
+    return "wide" if ratios and float(np.median(ratios)) > _WIDE_RATIO else "compact"
+
+
 def data_uri(data: bytes, *, mime: str) -> str:
     """Bytes as a `data:` URI, so that a page needs no other file."""
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
@@ -105,14 +177,17 @@ def _thumbnail_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _jpeg_uri(image: np.ndarray) -> str:
-    """An RGB image in [0, 255] as a JPEG of at most 60 kB: first the quality goes down, then the size."""
+def jpeg_uri(image: np.ndarray, *, max_bytes: int) -> str:
+    """An RGB image [H, W, 3] in [0, 255] as a JPEG of at most `max_bytes`: first the quality goes down, then the size.
+
+    A JPEG of one pixel has some 600 bytes; `max_bytes` below that is not kept to.
+    """
     pixels = np.ascontiguousarray(np.clip(np.round(image), 0, 255).astype(np.uint8)[..., ::-1])
     while True:
         for quality in (85, 70, 50):
             is_encoded, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
             if not is_encoded:
                 raise ValueError(f"OpenCV cannot encode a picture of shape {pixels.shape}")
-            if data.size <= _MAX_PICTURE_BYTES:
+            if data.size <= max_bytes or pixels.shape[:2] == (1, 1):
                 return data_uri(data.tobytes(), mime="image/jpeg")
         pixels = resize_image(pixels, max(1, pixels.shape[0] * 3 // 4), max(1, pixels.shape[1] * 3 // 4))

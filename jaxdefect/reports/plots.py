@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sklearn_metrics
 
@@ -14,6 +15,8 @@ GOOD_COLOR, DEFECTIVE_COLOR, THRESHOLD_COLOR = "#2f9e6e", "#e0533d", "#6b7fd7"
 INK = "#454a54"
 _NUM_BINS = 40
 _MAX_LINEAR_COUNT = 20
+_MAX_DOTS = 2000
+_CURVE_STEP = 0.002  # less than a pixel
 # What would differ from run to run or points to the network.
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
@@ -32,6 +35,8 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray, *, threshold: float
         axes.text(0.5, 0.5, "needs good and defective images", ha="center", va="center", color=INK)
         return figure
     precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
+    kept = _visible(np.stack([precision, recall]))
+    precision, recall = precision[kept], recall[kept]
     axes.fill_between(recall, precision, step="post", color=THRESHOLD_COLOR, alpha=0.12, linewidth=0)
     axes.step(recall, precision, where="post", color=THRESHOLD_COLOR, linewidth=2)
     predicted = scores >= threshold
@@ -73,6 +78,51 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, *, threshold: float)
     axes.set_xlim(edges[0] - margin, edges[-1] + margin)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, labelcolor=INK)
     return figure
+
+
+def score_scatter(labels: np.ndarray, scores: np.ndarray, *, thresholds: np.ndarray) -> Figure:
+    """The scores that two runs, A and B, give the same images; in the shaded corners they decide differently.
+
+    Args:
+      labels: [N] of 0 and 1.
+      scores: [2, N] in [0, 1].
+      thresholds: [2].
+    """
+    figure, axes = new_figure("score of A", "score of B")
+    low, high = -0.03, 1.03
+    for corner, width, height in (
+        ((low, thresholds[1]), thresholds[0] - low, high - thresholds[1]),
+        ((thresholds[0], low), high - thresholds[0], thresholds[1] - low),
+    ):
+        axes.add_patch(Rectangle(corner, width, height, facecolor=THRESHOLD_COLOR, alpha=0.12, linewidth=0))
+    axes.axvline(thresholds[0], color=THRESHOLD_COLOR, linewidth=1.2, linestyle="--")
+    axes.axhline(thresholds[1], color=THRESHOLD_COLOR, linewidth=1.2, linestyle="--")
+    for label, name, color in ((0, "good", GOOD_COLOR), (1, "defective", DEFECTIVE_COLOR)):
+        axes.scatter(
+            *scores[:, labels == label],
+            s=26,
+            color=color,
+            alpha=0.6,
+            linewidth=0,
+            label=name,
+            # A dot each would be 100 bytes a piece: many are one picture.
+            rasterized=scores.shape[1] > _MAX_DOTS,
+        )
+    axes.set(xlim=(low, high), ylim=(low, high))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, labelcolor=INK)
+    return figure
+
+
+def _visible(curve: np.ndarray) -> np.ndarray:
+    """Which points of a curve [2, K] of values in [0, 1] to draw: the ends, and those a step away from the one before.
+
+    A curve of 100 000 images would take 10 MB of a page.
+    """
+    kept = [0]
+    for i, point in enumerate(curve.T[1:-1], start=1):
+        if np.abs(point - curve[:, kept[-1]]).max() >= _CURVE_STEP:
+            kept.append(i)
+    return np.array([*kept, curve.shape[1] - 1])
 
 
 def to_png(figure: Figure) -> bytes:

@@ -27,5 +27,5 @@ def reliability_plot(curves: Mapping[str, Reliability]) -> Figure:
         axes.scatter(curve.score, curve.defective, s=sizes, color=color, alpha=0.7, linewidths=0, clip_on=False)
         label = f"{name}: error {100 * curve.error:.1f} %"
         handles.append(matplotlib.lines.Line2D([], [], color=color, marker="o", label=label))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, labelcolor=plots.INK)
+    figure.legend(handles=handles, loc="outside upper left", frameon=False, labelcolor=plots.INK)
     return figure

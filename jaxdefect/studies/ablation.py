@@ -16,8 +16,8 @@ from rich.table import Table
 from jaxdefect import config as config_lib
 from jaxdefect.config import Config
 from jaxdefect.data import readers
-from jaxdefect.reports import plots
-from jaxdefect.studies import comparison, design, files, folds, out_of_fold, running, study_plots, tables
+from jaxdefect.reports import files, plots
+from jaxdefect.studies import comparison, design, folds, out_of_fold, running, study_plots, tables
 from jaxdefect.studies.design import Setting, Study
 from jaxdefect.studies.results import Result
 from jaxdefect.training import runs

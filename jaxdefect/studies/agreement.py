@@ -18,7 +18,8 @@ from jaxdefect.config import DataConfig
 from jaxdefect.data import annotation, images, readers
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.metrics import agreement
-from jaxdefect.studies import files, tables
+from jaxdefect.reports import files
+from jaxdefect.studies import tables
 from jaxdefect.types import InputError, Sample
 
 _MODEL = "model"

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from jaxdefect.reports import plots
-from jaxdefect.studies import files, tables
+from jaxdefect.reports import files, plots
+from jaxdefect.studies import tables
 from jaxdefect.studies.comparison import NUM_RESAMPLES
 from jaxdefect.training import runs
 from jaxdefect.types import InputError

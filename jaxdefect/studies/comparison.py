@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxdefect.metrics.paired import percentile_interval
+
 NUM_RESAMPLES = 10_000
-_LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +35,7 @@ def paired_difference(values: Mapping[Any, float | None], baseline: Mapping[Any,
     if len(differences) == 1:
         return Difference(1, mean, None, None)
     drawn = np.random.default_rng(0).integers(0, len(differences), (NUM_RESAMPLES, len(differences)))
-    tail = 50 * (1 - _LEVEL)
-    low, high = np.percentile(differences[drawn].mean(axis=1), [tail, 100 - tail])
-    return Difference(len(differences), mean, float(low), float(high))
+    return Difference(len(differences), mean, *percentile_interval(differences[drawn].mean(axis=1)))
 
 
 @dataclasses.dataclass(frozen=True)

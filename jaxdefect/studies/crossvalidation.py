@@ -10,7 +10,8 @@ from rich.table import Table
 
 from jaxdefect import config as config_lib
 from jaxdefect.config import Config
-from jaxdefect.studies import files, folds, out_of_fold, running, tables
+from jaxdefect.reports import files
+from jaxdefect.studies import folds, out_of_fold, running, tables
 from jaxdefect.studies.results import Result
 from jaxdefect.training import runs
 from jaxdefect.types import InputError

@@ -14,7 +14,8 @@ from scipy import stats
 
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.inference.predictor import Judgement, Predictor
-from jaxdefect.studies import files, tables
+from jaxdefect.reports import files
+from jaxdefect.studies import tables
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Split
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdefect.reports import files
 from jaxdefect.reports.evaluation import report_directory, run_evaluation
-from jaxdefect.studies import files
 from jaxdefect.training import runs
 from jaxdefect.types import InputError
 

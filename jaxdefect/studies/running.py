@@ -10,7 +10,8 @@ import jax
 from jaxdefect import system
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline, readers, splits
-from jaxdefect.studies import files, results
+from jaxdefect.reports import files
+from jaxdefect.studies import results
 from jaxdefect.studies.results import Result
 from jaxdefect.training import runs, stacked
 from jaxdefect.training.logging import CONSOLE

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from jaxdefect import models
 from jaxdefect.config import Config
 from jaxdefect.data import checks, images, pipeline, readers
 from jaxdefect.models import pretrained
-from jaxdefect.training import checkpoint, runs, state, step, validation
+from jaxdefect.training import checkpoint, resident, runs, state, step, validation
 from jaxdefect.training.logging import CONSOLE, MetricWriter, progress, read_figures
 from jaxdefect.types import InputError, Sample, Split
 
@@ -59,7 +59,9 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass
 class Session:
-    """What the parts of one training share; only `pending` changes."""
+    """What the parts of one training share; only `pending` changes: the last step dispatched, and the figures of it
+    and of those dispatched with it, scalars or [K].
+    """
 
     run: runs.Run
     module: nn.Module
@@ -68,6 +70,7 @@ class Session:
     writer: MetricWriter
     validate: validation.Validate | None
     steps_per_epoch: int
+    train_samples: Sequence[Sample]
     pending: tuple[int, Mapping[str, Any]] | None = None
 
 
@@ -140,7 +143,8 @@ def open_session(
     stack.callback(checkpoints.close)
     writer = MetricWriter(workdir, step=checkpoints.latest_step() or 0)
     stack.callback(writer.close)
-    return Session(run, module, mesh, checkpoints, writer, validate, steps_per_epoch), stages, batches
+    session = Session(run, module, mesh, checkpoints, writer, validate, steps_per_epoch, train_samples)
+    return session, stages, batches
 
 
 def _train_stage(
@@ -153,16 +157,15 @@ def _train_stage(
 ) -> tuple[int, state.TrainState]:
     """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the state there."""
     config = session.run.config
-    compiled = step.make_step(session.module, config, stage, mesh=session.mesh)
     if start > stage.start and _has_converged(session, start):
         return stage.end, current
-    reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
+    advance = (_resident_steps if config.training.scan_steps else _fed_steps)(session, stage, batches, start)
     bar, task = progress(total=stage.end, done=start)
     bar.update(task, description=stage.name)
-    clock, since = time.monotonic(), start
+    clock, since, number = time.monotonic(), start, start
     with bar:
-        for number in range(start + 1, stage.end + 1):
-            current, metrics = compiled(current, step.place(next(reader), session.mesh))
+        while number < stage.end:
+            number, current, metrics = advance(number, current)
             figures = flush(session)
             session.pending = (number, metrics)
             is_stopping, is_epoch_end = interruption.signal is not None, number % session.steps_per_epoch == 0
@@ -184,6 +187,44 @@ def _train_stage(
             if is_epoch_end and _has_converged(session, number):
                 break
     return stage.end, current
+
+
+# (number of the last step, state) -> (that of the last step now dispatched, state, figures)
+Advance = Callable[[int, state.TrainState], tuple[int, state.TrainState, step.Metrics]]
+
+
+def _fed_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
+    """One step at a time, on the batches that Grain reads ahead."""
+    config = session.run.config
+    compiled = step.make_step(session.module, config, stage, mesh=session.mesh)
+    reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
+
+    def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
+        return number + 1, *compiled(current, step.place(next(reader), session.mesh))
+
+    return advance
+
+
+def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
+    """Several steps at a time, up to the end of the epoch, on a training set that stays on the devices."""
+    del start
+    config, targets = session.run.config, session.run.targets
+    order = pipeline.training_order(
+        session.train_samples,
+        config.data,
+        batch_size=config.training.batch_size,
+        num_steps=len(batches),
+        seed=config.training.seed,
+    )
+    elements = resident.load(session.train_samples, config, targets=targets, mesh=session.mesh)
+    compiled = resident.make_chunk(session.module, config, stage, targets=targets, mesh=session.mesh)
+
+    def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
+        rest_of_epoch = session.steps_per_epoch - number % session.steps_per_epoch
+        end = number + min(resident.steps_per_call(config, session.mesh), rest_of_epoch)
+        return end, *compiled(current, elements, order[number:end], number)
+
+    return advance
 
 
 def _has_converged(session: Session, number: int) -> bool:
@@ -223,19 +264,22 @@ def end_epoch(
 
 
 def flush(session: Session) -> dict[str, float] | None:
-    """Reads, checks and writes down the figures of the last step dispatched.
+    """Reads, checks and writes down the figures of the steps dispatched last; returns those of the last.
 
     Raises:
       InputError: one of them is not finite.
     """
     if session.pending is None:
         return None
-    number, metrics = session.pending
+    last, metrics = session.pending
     session.pending = None
-    figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    session.writer.write(number, "train", figures)
-    if not (math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])):
-        raise _not_finite(session, number, f"loss {figures['loss']}, gradient norm {figures['gradient_norm']}")
+    columns = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
+    figures: dict[str, float] = {}
+    for number, *row in zip(range(last + 1 - len(columns["loss"]), last + 1), *columns.values(), strict=True):
+        figures = dict(zip(columns, map(float, row), strict=True))
+        session.writer.write(number, "train", figures)
+        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])):
+            raise _not_finite(session, number, f"loss {figures['loss']}, gradient norm {figures['gradient_norm']}")
     return figures
 
 

@@ -102,6 +102,9 @@ def test_scores_of_evaluations_are_taken_raw_and_joined(tmp_path):
     assert read_scores([first, second], split=SPLIT)[0].scores == (0.6, 0.2)
     with pytest.raises(InputError, match="no column 'fold'"):
         read_scores([first], split=SPLIT, folds=[0])
+    (tmp_path / "metrics.json").write_text('{"split": "train"}')
+    with pytest.raises(InputError, match="scores of images that their network was trained on"):
+        read_scores([first], split=SPLIT)
     second.write_text("id,label,score\nb,2,0.2\n")
     with pytest.raises(InputError, match=r"--scores_csv=.*2\.csv: not a table of scores"):
         read_scores([second], split=SPLIT)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxdefect.data.sources import ArrayImage
 from jaxdefect.inference.windows import cut_windows, defect_windows, vote
 from jaxdefect.types import Window
 
@@ -44,12 +45,12 @@ def test_every_window_holds_the_defect_and_lies_inside_an_image_that_is_large_en
 
 def test_doubled_windows_are_averaged_by_area_and_mirrored_beyond_the_image():
     image = np.random.default_rng(0).random((100, 200, 3)).astype(np.float32)
-    cuts = cut_windows(image, [Window(10, 20, 64, 64), Window(0, 72, 128, 128)], window_px=64)
+    cuts = cut_windows(ArrayImage(image), [Window(10, 20, 64, 64), Window(0, 72, 128, 128)], window_px=64)
     assert cuts.dtype == np.float32
     np.testing.assert_array_equal(cuts[0], image[10:74, 20:84])
     mirrored = np.pad(image, ((0, 28), (0, 0), (0, 0)), mode="reflect")[:, 72:]
     np.testing.assert_allclose(cuts[1], mirrored.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3)), rtol=1e-5)
-    gray = cut_windows(image[..., :1], [Window(0, 72, 128, 128)], window_px=64)
+    gray = cut_windows(ArrayImage(image[..., :1]), [Window(0, 72, 128, 128)], window_px=64)
     np.testing.assert_allclose(gray, cuts[1:, ..., :1], rtol=1e-6)
 
 

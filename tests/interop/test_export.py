@@ -107,6 +107,11 @@ def test_the_sidecar_says_all_that_the_graph_does_not(tmp_path, run):
     assert config_lib.from_dict(sidecar["config"]) == config_lib.from_dict(STEEL)
     assert sidecar["versions"].keys() >= {"jaxdefect", "jax"}
     assert sidecar["check"]["model"]["probability"] == result.checks["model"].probability <= 1e-4
+    found, wanted = Predictor.load(tmp_path / "out"), Predictor.load(run)
+    assert_same(found, wanted)
+    images = [image[..., None].astype(np.float32) / 255 for image in make_images()]
+    scores = [[judgement.score for judgement in predictor.judge(images)] for predictor in (found, wanted)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [2e-4, np.nan])

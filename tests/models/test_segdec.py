@@ -10,7 +10,7 @@ import pytest
 
 from jaxdefect import models
 from jaxdefect.model_config import SegDecConfig, check_image_size
-from jaxdefect.models import layers
+from jaxdefect.models import large_kernel, layers
 from jaxdefect.types import InputError
 
 PARAMETERS = Path(__file__).with_name("segdec_parameters.txt")
@@ -75,16 +75,23 @@ def test_network_matches_float64_reference(config):
     np.testing.assert_allclose(outputs["decision"], logit, atol=1e-4 * np.abs(logit).max())
 
 
-@pytest.mark.parametrize(("side", "dilation"), [(5, 1), (3, 2), (3, 7), (9, 1), (15, 1)])
-def test_convolve_and_its_gradients_match_a_loop(side, dilation):
-    """Sides 9 and 15 take the sum over kernel rows, the others XLA's convolution."""
+@pytest.mark.parametrize(
+    ("side", "dilation", "by_spectrum"),
+    [(5, 1, False), (3, 2, False), (3, 7, False), (9, 1, False), (15, 1, False), (9, 1, True), (15, 1, True)],
+)
+def test_convolve_and_its_gradients_match_a_loop(side, dilation, by_spectrum):
+    """Sides 9 and 15 take the sum over kernel rows or the spectrum, the others XLA's convolution."""
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 6, 11, 3)), rng.normal(size=(side, side, 3, 4))
-    cotangent = rng.normal(size=(2, 6, 11, 4))
+    x, kernel = rng.normal(size=(2, 6, 27, 3)), rng.normal(size=(side, side, 3, 4))
+    cotangent = rng.normal(size=(2, 6, 27, 4))
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        value, pull = jax.vjp(lambda x, kernel: layers.convolve(x, kernel, dilation=dilation), x, kernel)
+        def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            spectrum = large_kernel.spectrum(kernel) if by_spectrum else None
+            return large_kernel.convolve(x, kernel, dilation=dilation, kernel_spectrum=spectrum)
+
+        value, pull = jax.vjp(convolve, x, kernel)
         return value, pull(cotangent)
 
     value, (gradient_x, gradient_kernel) = run(*(a.astype(np.float32) for a in (x, kernel, cotangent)))
@@ -103,7 +110,7 @@ def test_large_kernels_on_cpu_are_summed_by_rows():
     x = jnp.zeros((1, 8, 8, 2))
 
     def program(side: int) -> str:
-        lowered = jax.jit(layers.convolve).lower(x, jnp.zeros((side, side, 2, 2)))
+        lowered = jax.jit(large_kernel.convolve).lower(x, jnp.zeros((side, side, 2, 2)))
         return lowered.as_text()
 
     assert "convolution" in program(7)

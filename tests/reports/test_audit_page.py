@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import browser
 import cv2
 import numpy as np
 
@@ -44,6 +45,7 @@ def test_page_and_json_show_every_kind_of_finding(tmp_path: Path) -> None:
     assert "&lt;b&gt;one, train, good" in page
     assert "<b>one" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+    assert browser.check_on_phone(tmp_path / "out" / "audit.html").num_images == 2
 
 
 def test_an_empty_or_clean_data_set_has_a_page_too(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from jaxdefect.inference import policies
 from jaxdefect.inference.calibration import Calibration, CalibrationImages
 from jaxdefect.inference.evaluation import Evaluation
 from jaxdefect.inference.score_maps import Platt
+from jaxdefect.reports.breakdown import Breakdown
 from jaxdefect.reports.decisions import decision_rows
 from jaxdefect.reports.evaluation import evaluation_metrics, metrics_table, render_html, scores_csv
 
@@ -78,7 +79,8 @@ def test_the_report_shows_the_table_the_promise_and_what_weakens_it():
         score_map=raw,
     )
     metrics = evaluation_metrics(evaluation, calibration, part="test", workdir=Path("run"))
-    page = render_html(metrics, [], figures={"precision_recall": "", "score_histogram": "", "reliability": "<svg/>"})
+    figures = {"precision_recall": "", "score_histogram": "", "reliability": "<svg/>"}
+    page = render_html(metrics, [], figures=figures, rows=Breakdown((), ()))
     assert "<b>three-way: no miss; no false alarm</b> (in use)" in page
     assert "Nothing &lt;b&gt;bold&lt;/b&gt;." in page
     assert '<p class="note">One item.</p>' in page

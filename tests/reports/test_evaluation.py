@@ -1,5 +1,6 @@
 """A whole evaluation with a predictor that knows what to say: figures worked out by hand, and the page's content."""
 
+import base64
 import csv
 import dataclasses
 import json
@@ -8,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import browser
 import cv2
 import numpy as np
 import pytest
@@ -18,14 +20,24 @@ from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import choosing, policies
 from jaxdefect.inference.calibration import Calibration, CalibrationImages
 from jaxdefect.inference.choosing import calibrate_run
-from jaxdefect.inference.evaluation import Evaluation, GalleryEntry, GallerySize, evaluate, select_gallery
+from jaxdefect.inference.evaluation import (
+    Evaluation,
+    GalleryEntry,
+    GallerySize,
+    evaluate,
+    select_gallery,
+    worst_masks,
+)
 from jaxdefect.inference.predictor import Judgement
 from jaxdefect.reports import evaluation as report
+from jaxdefect.reports import pages, plots
+from jaxdefect.reports.breakdown import Breakdown
 from jaxdefect.reports.evaluation import evaluation_metrics, render_html, select_samples, write_report
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
 
 # Each image is flat, and its gray level is its key to what the predictor says of it.
+_MIXED = Judgement(0.6, np.tile(np.float32([0, 1]), (8, 8)), stride=8)
 _SCORES = {10: 0.9, 30: 0.2, 50: 0.7, 70: 0.4, 90: 0.1}
 
 
@@ -77,7 +89,13 @@ def test_metrics_and_scores_are_those_worked_out_by_hand(samples, tmp_path):
     _report(samples, directory, "train")
     metrics, _ = _report(samples, directory, "validation")  # the second time replaces the first
     plots = {"precision_recall.png", "score_histogram.png", "defects_by_iou.png"}
-    assert {path.name for path in directory.iterdir()} == {"metrics.json", "report.html", "scores.csv", *plots}
+    assert {path.name for path in directory.iterdir()} == {
+        "metrics.json",
+        "report.html",
+        "scores.csv",
+        "groups.csv",
+        *plots,
+    }
     # Scores in order: 0.9 +, 0.7 +, 0.4 -, 0.2 +, 0.1 -. At 0.3: TP 2, FP 1, FN 1.
     expected = {
         "split": "test",
@@ -148,22 +166,79 @@ def test_page_stays_below_20_mb_with_the_noisiest_images(tmp_path):
     calibration = Calibration(threshold=0.3, pixel_threshold=0.5, source="validation", checkpoint_step=7)
     metrics = evaluation_metrics(evaluation, calibration, part="test", workdir=tmp_path)
     write_report(evaluation, metrics, directory=tmp_path, num_channels=3)
-    size = GallerySize()
-    empty_page = len(render_html(metrics, [], figures={"precision_recall": "", "score_histogram": ""}))
+    size, empty = GallerySize(), {"precision_recall": "", "score_histogram": ""}
+    empty_page = len(render_html(metrics, [], figures=empty, rows=Breakdown((), ())))
     per_image = (tmp_path / "report.html").stat().st_size - empty_page
-    assert empty_page + per_image * (size.worst + 2 * size.best_of_each) < 20e6
+    assert empty_page + per_image * (size.worst + 2 * size.best_of_each + size.worst_masks) < 20e6
+
+
+def test_a_page_above_the_limit_gets_smaller_pictures(samples, tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)
+    monkeypatch.setattr(FakePredictor, "judge", lambda self, images, batch_size: [_MIXED] * len(images))
+    for sample in samples:
+        cv2.imwrite(str(sample.image), noise)
+        if sample.mask is not None:
+            cv2.imwrite(str(sample.mask), noise // 255 * 255)
+    limit = 400_000  # without it ten pictures of 60 kB, in base64
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", limit)
+    _, page = _report(samples, tmp_path, "validation")
+    assert len(page.encode()) < limit
+    pictures = [base64.b64decode(data) for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    assert len(pictures) == 2 * len(samples)
+    assert all(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None for data in pictures)
+
+
+def test_page_on_a_phone_with_the_longest_names(samples, tmp_path):
+    named = [
+        dataclasses.replace(
+            sample,
+            id=f"{sample.image.stem}_{'long' * 40}",
+            group="a_group_without_any_break" * (1 + i % 2),
+            classes=(f"{'class' * 12}{i}",) if sample.label else (),
+        )
+        for i, sample in enumerate(samples)
+    ]
+    _report(named, tmp_path, "train")
+    shown = browser.check_on_phone(tmp_path / "report.html")
+    assert shown.num_images == 2 * len(samples)
+    # The last filter: the worst masks first. Of 10 the wrong half is found, of 50, nearer to a wrong decision, half.
+    assert [name.split("_")[0] for name in shown.shown] == ["10", "50"]
+
+
+def test_a_curve_of_very_many_images_stays_small_and_in_place():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(50_000) < 0.2).astype(int)
+    figure = plots.precision_recall(labels, rng.random(50_000) + 0.5 * labels, threshold=0.5)
+    assert len(plots.to_svg(figure, name="a")) < 300_000
+    recall, precision = figure.axes[0].lines[0].get_data()
+    assert (recall[0], recall[-1], precision[-1]) == (1, 0, 1)
+    assert max(np.abs(np.diff(recall)).max(), 0) < 0.01
+
+
+def test_worst_masks_are_the_smallest_overlaps_of_images_that_are_called_defective():
+    def entry(name: str, iou: float | None, *, label: int = 1, is_predicted: bool = True) -> GalleryEntry:
+        sample = Sample(name, Path("image"), None, label, group="")
+        error = -0.5 if is_predicted == bool(label) else 0.5
+        return GalleryEntry(sample, 0.5, is_predicted, error, np.zeros((1, 1), np.uint8), 8, iou)
+
+    entries = [entry("good", 0.0, label=0), entry("missed", 0.0, is_predicted=False), entry("unmasked", None)]
+    entries += [entry(f"{iou}", iou) for iou in (0.7, 0.2, 0.9, 0.4)]
+    size = GallerySize(worst=0, best_of_each=0, worst_masks=2)
+    assert [each.sample.id for each in worst_masks(entries, size=size)] == ["0.2", "0.4"]
+    assert [each.sample.id for each in select_gallery(entries, size=size)] == ["0.2", "0.4"]
 
 
 def test_gallery_chosen_one_by_one_is_the_gallery_chosen_from_all():
     rng = np.random.default_rng(0)
-    size = GallerySize(worst=8, best_of_each=2)
+    size = GallerySize(worst=8, best_of_each=2, worst_masks=3)
     for share_wrong in (0.05, 0.3, 0.9):
         entries = []
         for index in range(200):
             is_wrong, label = rng.random() < share_wrong, int(rng.random() < 0.3)
             error = float(rng.integers(0, 20)) / 20 * (1 if is_wrong else -1)
             sample = Sample(f"{index:03}", Path("image"), None, label, group="")
-            entries.append(GalleryEntry(sample, 0.5, bool(label) != is_wrong, error, np.zeros((1, 1), np.uint8), 8))
+            is_called, iou = bool(label) != is_wrong, float(rng.integers(0, 9)) / 9
+            entries.append(GalleryEntry(sample, 0.5, is_called, error, np.zeros((1, 1), np.uint8), 8, iou))
         kept: list[GalleryEntry] = []
         for entry in entries:
             kept = select_gallery([*kept, entry], size=size)

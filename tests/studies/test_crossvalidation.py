@@ -8,6 +8,10 @@ import pytest
 
 from jaxdefect import config as config_lib
 from jaxdefect.config import Config
+from jaxdefect.inference import calibration as calibrations
+from jaxdefect.inference import policies
+from jaxdefect.inference.choosing import Wish
+from jaxdefect.reports.calibration import Images, run_calibration
 from jaxdefect.studies import crossvalidation, running
 from jaxdefect.types import InputError
 
@@ -43,6 +47,16 @@ def test_every_image_is_tested_once_and_nothing_is_trained_twice(
     text = (tmp_path / "folds" / "table.md").read_text()
     assert "| oracle F1 |" in text
     assert "| fold 1 |" in text
+
+    # The scores of the other folds calibrate a run that was trained on their images.
+    policy = Wish(policies.make("recall", recall=1.0))
+    of_others = Images(scores_csv=(tmp_path / "folds" / "scores.csv",))
+    (calibrated,) = run_calibration(tmp_path / "folds" / "fold_0" / "seed_0", policy, of_others)
+    chosen = calibrated.calibration.images
+    assert chosen is not None
+    assert set(chosen.ids) == {row["id"] for row in rows if row["fold"] == "1"}
+    assert calibrated.calibration.num_trained == 0
+    assert calibrations.load(tmp_path / "folds" / "fold_0" / "seed_0") == calibrated.calibration
 
     def never(*_: object) -> int:
         raise AssertionError("trained again")

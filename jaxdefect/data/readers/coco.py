@@ -80,6 +80,19 @@ def decode_counts(text: str) -> list[int]:
     return counts
 
 
+def encode_counts(counts: Sequence[int]) -> str:
+    """The inverse of `decode_counts`."""
+    characters: list[str] = []
+    for index, count in enumerate(counts):
+        value = count - counts[index - 2] if index > 2 else count
+        is_last = False
+        while not is_last:
+            bits, value = value & 31, value >> 5
+            is_last = value == (-1 if bits & 16 else 0)
+            characters.append(chr(48 + bits + (0 if is_last else 32)))
+    return "".join(characters)
+
+
 def _source(path: Path, record: Any) -> str:
     return f"{path}, annotation {record.get('id') if isinstance(record, dict) else record!r}"
 

@@ -1,4 +1,4 @@
-"""Files of a study: written whole or not at all, and read back."""
+"""Files of reports and studies: written whole or not at all, and read back."""
 
 import csv
 import io

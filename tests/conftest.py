@@ -1,7 +1,9 @@
 """Two virtual CPU devices and cheap compilation for the whole suite; where the reference material lies."""
 
+import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,3 +24,24 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no reference material at {SHARED} (set JAXDEFECT_SHARED)")
     return SHARED
+
+
+@pytest.fixture
+def untrained_run() -> Callable[..., None]:
+    """Writes the directory of a run of a config with initial weights in its checkpoint, and no data set."""
+    from jaxdefect import config as config_lib
+    from jaxdefect import models
+    from jaxdefect.data import splits
+    from jaxdefect.training import checkpoint, state
+    from jaxdefect.types import Split
+
+    def write(workdir: Path, config: config_lib.Config) -> None:
+        workdir.mkdir(parents=True)
+        (workdir / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
+        splits.save(Split(("a", "b"), (), ("c",), ("a",)), workdir / "split.json")
+        (stage, *_) = state.stages(config, steps_per_epoch=1)
+        checkpoints = checkpoint.open_checkpoints(workdir)
+        checkpoints.save(1, state.initial_state(models.build(config.model), config, stage), metrics=None)
+        checkpoints.close()
+
+    return write

@@ -22,7 +22,7 @@ ALLOWED = {
     "training": {*BASE, "data", "models", "losses", "schedules", "metrics", "overlay"},
     "inference": {*BASE, "data", "models", "metrics", "overlay", "training"},
     "system": {*BASE, "data", "models", "training", "inference"},
-    "interop": {*BASE, "models", "training"},
+    "interop": {*BASE, "data", "models", "training", "inference"},
     "reports": {*BASE, "data", "metrics", "overlay", "training", "inference"},
     "benchmark": {*BASE, "data", "models", "training", "reports"},
     "studies": {*BASE, "data", "metrics", "training", "inference", "system", "reports"},

@@ -89,7 +89,7 @@ def write(calibration: Calibration, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(_to_json(calibration))
+        temporary.write_text(to_json(calibration))
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
@@ -112,7 +112,7 @@ def read(path: Path) -> Calibration:
       InputError: no such file, or it is not a calibration.
     """
     try:
-        return _from_json(json.loads(Path(path).read_text()))
+        return from_json(json.loads(Path(path).read_text()))
     except OSError as error:
         raise InputError(
             f"{path}: no calibration there ({error.strerror}); `python -m launch.calibrate --workdir=DIR --out={path}` "
@@ -125,8 +125,8 @@ def read(path: Path) -> Calibration:
         ) from error
 
 
-def _to_json(calibration: Calibration) -> str:
-    """Everything on a line of its own but the images, which come last, a line for each column."""
+def to_json(calibration: Calibration) -> str:
+    """A calibration as text: a line for everything but the images, which come last, a line for each column."""
     values = {field.name: getattr(calibration, field.name) for field in dataclasses.fields(calibration)}
     images, score_map = values.pop("images"), values.pop("score_map")
     values["policy"] = policies.to_json(calibration.policy)
@@ -138,8 +138,12 @@ def _to_json(calibration: Calibration) -> str:
     return json.dumps(values, indent=2)[:-2] + ',\n  "images": {\n' + ",\n".join(columns) + "\n  }\n}\n"
 
 
-def _from_json(values: dict[str, Any]) -> Calibration:
-    """Old files have the first fields only."""
+def from_json(values: dict[str, Any]) -> Calibration:
+    """A calibration from what `to_json` wrote, parsed; old files have the first fields only.
+
+    Raises:
+      ValueError, TypeError, KeyError, AttributeError: it is not one.
+    """
     threshold, pixel_threshold = float(values["threshold"]), float(values["pixel_threshold"])
     reject_threshold = _optional(float, values.get("reject_threshold"))
     for name, value in (("threshold", threshold), ("reject_threshold", reject_threshold)):

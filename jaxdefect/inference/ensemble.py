@@ -4,6 +4,7 @@ Each member has thresholds of its own. Scores and maps are bent so that every me
 largest is taken: the ensemble calls an image defective from 1/2 on, exactly where one of its members does.
 """
 
+import functools
 import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,19 +82,30 @@ def _calibration_of(members: Mapping[str, Calibration], run: runs.Run) -> Calibr
     )
 
 
+def run_members(apply: Callable[..., Any], members: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Decision logits [B, K] and maps [B, K, h, w] of K members, their variables stacked along a first axis."""
+    # One member after the other: no more memory than one needs, and one compiled network.
+    outputs = jax.lax.map(lambda member: apply(member, images, train=False), members)
+    return {name: jnp.moveaxis(outputs[name], 0, 1).astype(jnp.float32) for name in ("decision", "probability")}
+
+
 def compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
     """`predictor.compile_forward` of all members: (their stacked variables, their pixel thresholds) -> outputs."""
+    return compile_joint(functools.partial(run_members, apply))
+
+
+def compile_joint(run: Callable[[Any, jax.Array], Mapping[str, jax.Array]]) -> Callable[..., Mapping[str, jax.Array]]:
+    """`compile_forward` where `run(variables, images)` computes the members as `run_members` does."""
 
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         members, pixel_thresholds = variables
-        # One member after the other: no more memory than one needs, and one compiled network.
-        outputs = jax.lax.map(lambda member: apply(member, images, train=False), members)
-        maps = bend(outputs["probability"], pixel_thresholds[:, None, None, None])
+        outputs = run(members, images)
+        maps = bend(outputs["probability"], pixel_thresholds[:, None, None])
         return {
-            "decision": outputs["decision"].T,
-            "probability": jnp.max(maps, axis=0),
-            "class_probability": jnp.swapaxes(maps, 0, 1),
+            "decision": outputs["decision"],
+            "probability": jnp.max(maps, axis=1),
+            "class_probability": maps,
         }
 
     return forward

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -56,21 +57,25 @@ def load_classifier(run: runs.Run) -> Classifier:
         raise InputError(f"{directory}: no classifier yet; the command that trained the detector goes on to train it")
     own = runs.load(directory)
     variables, step = checkpoints.restore_variables(directory, config=own.config)
-    apply = models.build(own.config.model).apply
-
-    @jax.jit
-    def forward(variables: Any, pixels: jax.Array) -> jax.Array:
-        outputs: Any = apply(variables, pixels, train=False)
-        return jax.nn.softmax(outputs["classes"], axis=-1)
-
+    apply = functools.partial(models.build(own.config.model).apply, train=False)
     classes = tuple(urllib.parse.unquote(name) for name in own.config.data.classes)  # `write_crops` quotes them
     return Classifier(
         settings=run.config.classifier,
         classes=classes,
         variables=jax.device_put(variables),
         step=step,
-        forward=forward,
+        forward=compile_classifier(apply),
     )
+
+
+def compile_classifier(apply: Callable[[Any, jax.Array], Any]) -> Callable[[Any, np.ndarray], jax.Array]:
+    """A `Classifier.forward` from what gives a network's {"classes": logits [N, K + 1]}."""
+
+    @jax.jit
+    def forward(variables: Any, pixels: jax.Array) -> jax.Array:
+        return jax.nn.softmax(apply(variables, pixels)["classes"], axis=-1)
+
+    return forward
 
 
 def classify_defects(source: ImageSource, defects: Iterable[Defect], *, classifier: Classifier) -> list[Defect]:

@@ -19,7 +19,7 @@ from jaxdefect.data import pipeline
 from jaxdefect.data.images import normalise
 from jaxdefect.data.sources import ArrayImage, ImageSource
 from jaxdefect.inference import calibration as calibrations
-from jaxdefect.inference import devices, ensemble, four_stage, logistic, streaming, tiles
+from jaxdefect.inference import devices, ensemble, exported, four_stage, logistic, streaming, tiles
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.components import defects_of, runs_of, runs_without
 from jaxdefect.inference.pixel_map import PixelMap
@@ -122,16 +122,24 @@ class Predictor:
         """Loads a run: a network, with its classifier where one was trained, or an ensemble of networks.
 
         Args:
-          workdir: the folder that training wrote.
-          checkpoint: "best", "last" or a step; None: what `config.training.select` says.
+          workdir: the folder that training wrote, or what launch.export wrote as StableHLO: the folder or the graph in
+            it. That needs nothing of the run, neither checkpoint nor data.
+          checkpoint: "best", "last" or a step; None: what `config.training.select` says. An export has only one.
           calibration: a file that launch.calibrate wrote; None: the run's own calibration.json.
           is_calibrating: the caller will choose the thresholds, so do not warn of missing ones.
           stages: "detector" leaves the classifier out.
 
         Raises:
           InputError: no run there, no such checkpoint, or one of another architecture; a classifier by itself; no such
-            calibration, or one for an ensemble, whose members have their own.
+            calibration, or one for an ensemble, whose members have their own; an export as `exported.load` says.
         """
+        graph = exported.find(Path(workdir))
+        if graph is not None:
+            if checkpoint is not None:
+                raise InputError(f"--checkpoint={checkpoint}: {graph} is an export and holds only one; leave it out")
+            return exported.load(
+                cls, graph, calibration=calibration, is_calibrating=is_calibrating, has_classifier=stages == "all"
+            )
         run = runs.load(Path(workdir))
         if run.config.data.classes:
             raise InputError(f"{workdir}: a classifier of defects; load the detector that it belongs to")

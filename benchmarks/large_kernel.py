@@ -1,13 +1,15 @@
-"""Times the two ways to compute a 15x15 convolution, 64 -> 1024 channels, and its gradients, one after the other.
+"""Times the ways to compute a 15x15 convolution, 64 -> 1024 channels, and its gradients, in turns.
 
     python -m benchmarks.large_kernel [--height=88 --width=32 --repetitions=5]
 
-Prints the median seconds of XLA's own convolution and of `large_kernel.convolve_by_rows`, and their ratio.
+Prints the median seconds of XLA's own convolution, of `convolve_by_rows`, and for the value of `convolve_by_spectrum` with
+the spectrum at hand, and how often each fits into the first.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timed calls of each; the 
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints a line for the value and one for both gradients."""
+    """Prints a line for each way, of the value and of both gradients."""
     del argv
     keys = jax.random.split(jax.random.key(0), 3)
     image = jax.random.normal(keys[0], (1, _HEIGHT.value, _WIDTH.value, 64))
@@ -36,22 +38,27 @@ def main(argv: Sequence[str]) -> None:
         compiled = jax.jit(convolve)
         return lambda: compiled(image, kernel)
 
-    for name, make in (("value", value), ("gradients", gradients)):
-        ways = {"direct": make(large_kernel.convolve_directly), "rows": make(large_kernel.convolve_by_rows)}
-        difference = max(
-            float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a)))
-            for a, b in zip(*(jax.tree.leaves(way()) for way in ways.values()), strict=True)
-        )
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(_REPETITIONS.value):
-            for way, run in ways.items():
-                start = time.perf_counter()
-                jax.block_until_ready(run())
-                seconds[way].append(time.perf_counter() - start)
-        direct, rows = (statistics.median(seconds[way]) for way in ("direct", "rows"))
-        print(
-            f"{name}: direct {direct:.3f} s, rows {rows:.3f} s, ratio {direct / rows:.2f}, difference {difference:.1e}"
-        )
+    spectrum = large_kernel.spectrum(kernel)
+    by_spectrum = jax.jit(lambda image, spectrum: large_kernel.convolve_by_spectrum(image, spectrum, side=15))
+    direct, rows = large_kernel.convolve_directly, large_kernel.convolve_by_rows
+    _time("value", {"direct": value(direct), "rows": value(rows), "spectrum": lambda: by_spectrum(image, spectrum)})
+    _time("gradients", {"direct": gradients(direct), "rows": gradients(rows)})
+
+
+def _time(name: str, ways: Mapping[str, Callable[[], Any]]) -> None:
+    outputs = {way: jax.tree.leaves(run()) for way, run in ways.items()}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(_REPETITIONS.value):
+        for way, run in ways.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[way].append(time.perf_counter() - start)
+    medians = {way: statistics.median(values) for way, values in seconds.items()}
+    for way, values in outputs.items():
+        pairs = zip(values, outputs["direct"], strict=True)
+        difference = max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
+        ratio = medians["direct"] / medians[way]
+        print(f"{name}, {way}: {medians[way]:.3f} s, ratio {ratio:.2f}, difference {difference:.1e}")
 
 
 if __name__ == "__main__":

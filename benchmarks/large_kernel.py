@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_kernel [--height=88 --width=32 --repetitions=5]
 
-Prints the median seconds of XLA's own convolution, of `convolve_by_rows`, and for the value of `convolve_by_spectrum` with
-the spectrum at hand, and how often each fits into the first.
+Prints the median seconds of XLA's own convolution, of `convolve_by_rows`, and for the value of `convolve_by_spectrum`
+with the spectrum at hand, and how often each fits into the first.
 """
 
 import statistics

@@ -67,4 +67,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, has_config=not any("compare" in argument for argument in sys.argv[1:]), lists=("compare",))
+    is_comparing = any(argument.partition("=")[0] in ("--compare", "-compare") for argument in sys.argv[1:])
+    cli.run(main, has_config=not is_comparing, lists=("compare",))

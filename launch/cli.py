@@ -171,11 +171,12 @@ def integers(flag: flags.FlagHolder[list[str] | None]) -> tuple[int, ...] | None
         raise InputError(f"--{flag.name}={','.join(flag.value)}: whole numbers wanted, as --{flag.name}=0,1") from error
 
 
-def size(text: str, *, flag: str) -> tuple[int, int]:
-    """Height and width from "HEIGHTxWIDTH", the value of a flag."""
+def size(text: str, *, flag: str, otherwise: str = "") -> tuple[int, int]:
+    """Height and width from "HEIGHTxWIDTH", the value of a flag that may also be `otherwise`."""
     sides = re.fullmatch(r"(\d+)x(\d+)", text)
     if sides is None:
-        raise InputError(f"--{flag}={text}: must be HEIGHTxWIDTH, as --{flag}=1408x512")
+        choices = f"{otherwise} or HEIGHTxWIDTH" if otherwise else "HEIGHTxWIDTH"
+        raise InputError(f"--{flag}={text}: must be {choices}, as --{flag}=1408x512")
     return int(sides[1]), int(sides[2])
 
 

@@ -166,7 +166,7 @@ def _load(values: flags.FlagValues) -> Predictor:
         return predictor
     if values.tile is None and predictor.config.data.fit != "patches":
         raise InputError("--overlap: of tiles; add --tile=auto or --tile=HEIGHTxWIDTH")
-    size = None if values.tile in (None, "auto") else cli.size(values.tile, flag="tile")
+    size = None if values.tile in (None, "auto") else cli.size(values.tile, flag="tile", otherwise="auto")
     return predictor.in_tiles(size, overlap=values.overlap)
 
 

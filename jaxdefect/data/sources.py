@@ -19,7 +19,19 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 _OWN_CODECS = (1, 8, 32946)
 _PHOTOMETRIC = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 # What tifffile and its codecs raise on a file whose bytes are not what its header says.
-_BROKEN = (tifffile.TiffFileError, zlib.error, struct.error, ValueError, IndexError, KeyError, TypeError, OSError)
+_BROKEN = (
+    tifffile.TiffFileError,
+    zlib.error,
+    struct.error,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,  # sides that no file of this length can have
+    OSError,
+)
 
 
 class ImageSource(Protocol):
@@ -77,7 +89,7 @@ class TiffImage:
     def __init__(self, file: tifffile.TiffFile, path: Path, *, num_channels: int):
         self._file, self._path, self._num_channels = file, path, num_channels
         self._page: Any = file.pages[0]
-        self.height, self.width = int(self._page.imagelength), int(self._page.imagewidth)
+        self.height, self.width = _size(self._page)
         self._decoded: dict[int, np.ndarray] = {}
         weakref.finalize(self, file.close)
 
@@ -164,15 +176,20 @@ def _open_tiff(path: Path) -> tifffile.TiffFile | None:
         try:
             file = on_failure.enter_context(tifffile.TiffFile(path))
             page: Any = file.pages[0]
-            ends = [sum(part) for part in zip(page.dataoffsets, page.databytecounts, strict=True)]
+            end = max((sum(part) for part in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+            is_readable = _is_readable_in_parts(page) and min(*_size(page), *page.chunks) >= 1
         except _BROKEN:
             return None
-        if max(ends) > file.filehandle.size:
+        if end > file.filehandle.size:
             raise InputError(f"{path}: truncated image (TIFF that ends before its last pixels); copy the file again")
-        if not _is_readable_in_parts(page):
+        if not is_readable or end == 0:
             return None
         on_failure.pop_all()
         return file
+
+
+def _size(page: Any) -> tuple[int, int]:
+    return int(page.imagelength), int(page.imagewidth)
 
 
 def _is_readable_in_parts(page: Any) -> bool:

@@ -63,10 +63,7 @@ def select(run: runs.Run, samples: Sequence[Sample], on: str) -> Selection:
                 f"--on={on}: the run's split has no {on} images (it has {filled}). Give a folder of labelled images "
                 "that the network has not seen, a file with ids, or --scores_csv with out-of-fold scores"
             )
-        if on == "validation" and run.config.training.select == "best":
-            note = "The checkpoint was selected on the calibration images, so new ones it may judge a little worse."
-            selection = selection._replace(notes=(*selection.notes, note))
-        return selection
+        return _with_selection_note(selection, run)
     if Path(on).is_dir():
         if Path(on).resolve() != Path(data.root).resolve():
             elsewhere = readers.read(dataclasses.replace(data, root=on))
@@ -78,7 +75,19 @@ def select(run: runs.Run, samples: Sequence[Sample], on: str) -> Selection:
         raise InputError(
             f"--on={on}: must be {', '.join(PARTS)}, a folder with a data set, or a file with an id a line"
         )
-    return _with_notes(Selection(source, chosen, 0), run.split)
+    return _with_selection_note(_with_notes(Selection(source, chosen, 0), run.split), run)
+
+
+def _with_selection_note(selection: Selection, run: runs.Run) -> Selection:
+    """Says whether the checkpoint was selected on some of the images, however they were named."""
+    num_selected = len({sample.id for sample in selection.samples} & set(run.split.validation))
+    if run.config.training.select != "best" or not num_selected:
+        return selection
+    note = (
+        f"The checkpoint was selected on {num_selected} of the {len(selection.samples)} calibration images, so new "
+        "ones it may judge a little worse; a promise holds only so far as it does not."
+    )
+    return selection._replace(notes=(*selection.notes, note))
 
 
 def _part(part: str, samples: Sequence[Sample], split: Split, data: DataConfig) -> Selection:
@@ -196,8 +205,11 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
         for row in rows:
-            if int(row["label"]) not in (0, 1) or not 0 <= float(row["score"]) <= 1:
-                raise ValueError(f"label {row['label']}, score {row['score']} of {row['id']!r}")
+            scores = [row["score"], row.get("raw_score") or row["score"]]
+            if int(row["label"]) not in (0, 1) or not all(0 <= float(score) <= 1 for score in scores):
+                raise ValueError(f"label {row['label']}, score {' and '.join(scores)} of {row['id']!r}")
+            for name in ("fold", "seed"):
+                int(row.get(name, 0))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(
             f"--scores_csv={path}: not a table of scores with the columns {', '.join(_COLUMNS)} "
@@ -205,10 +217,18 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         ) from error
     if not rows:
         raise InputError(f"--scores_csv={path}: has no rows")
-    metrics = path.with_name("metrics.json")  # of the evaluation that wrote the scores
-    if metrics.is_file() and json.loads(metrics.read_text()).get("split") == "train":
+    if _part_evaluated(path.with_name("metrics.json")) == "train":
         raise InputError(
             f"--scores_csv={path}: scores of images that their network was trained on; give those of an evaluation on "
             "test images"
         )
     return rows
+
+
+def _part_evaluated(metrics: Path) -> str | None:
+    """Of an evaluation's metrics.json the part; None where there is none, or another file of that name."""
+    try:
+        content = json.loads(metrics.read_text())
+    except (OSError, ValueError):
+        return None
+    return content.get("split") if isinstance(content, dict) else None

@@ -231,6 +231,16 @@ def calibrated(
     return dataclasses.replace(predictor, calibration=chosen)
 
 
+def defaults(run: runs.Run, *, checkpoint: str | None, batch_size: int) -> Calibration:
+    """The run's calibration for these weights, or if it has none, what it would choose unasked; nothing is kept."""
+    predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
+    steps = predictor.checkpoint_step, None if predictor.classifier is None else predictor.classifier.step
+    known = predictor.calibration
+    if known is not None and (known.checkpoint_step, known.classifier_step) == steps:
+        return known
+    return calibrate_run(predictor, readers.read(run.config.data), split=run.split, batch_size=batch_size)
+
+
 def _as_before(known: Calibration, run: runs.Run, samples: Sequence[Sample]) -> tuple[Selection | None, Wish]:
     """What the run's calibration, for other weights, was chosen on and by."""
     if known.source not in calibration_images.PARTS:

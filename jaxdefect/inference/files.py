@@ -113,4 +113,6 @@ def _is_image(name: str) -> bool:
 
 
 def _refuse(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # a folder that went while the others were listed
+        return
     raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}); check its permissions")

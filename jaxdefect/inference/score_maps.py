@@ -88,15 +88,21 @@ def fit(method: Method, labels: np.ndarray, scores: np.ndarray) -> ScoreMap:
     )
     slope, intercept = regression.coef_.item() / scale, np.asarray(regression.intercept_).item()
     if slope <= 0:
-        raise InputError(
-            "--scores=platt: on these images the share of defective ones does not grow with the score, so no score "
-            "calibration can help; use --scores=none and look at the evaluation's report"
-        )
+        raise _not_growing("platt")
     return Platt(slope, intercept)
+
+
+def _not_growing(method: Method) -> InputError:
+    return InputError(
+        f"--scores={method}: on these images the share of defective ones does not grow with the score, so no score "
+        "calibration can help; use --scores=none and look at the evaluation's report"
+    )
 
 
 def _fit_isotonic(labels: np.ndarray, scores: np.ndarray) -> Isotonic:
     regression = IsotonicRegression(y_min=0, y_max=1, increasing=True).fit(scores, labels)
+    if np.ptp(regression.y_thresholds_) == 0:
+        raise _not_growing("isotonic")
     return Isotonic(tuple(regression.X_thresholds_.tolist()), tuple(regression.y_thresholds_.tolist()))
 
 
@@ -105,7 +111,7 @@ def cross_validated(
 ) -> np.ndarray | None:
     """Every score mapped by a fit that has not seen its image, nor another one of its group; [N].
 
-    None where there are too few groups of either class for that.
+    None where there are too few groups of either class for that, or a part of them to which no map fits.
     """
     labels, scores = np.asarray(labels, int), np.asarray(scores, np.float64)
     names = np.asarray(groups)
@@ -116,7 +122,10 @@ def cross_validated(
     for train, test in StratifiedGroupKFold(num_folds).split(scores, labels, names):
         if len(set(labels[train])) < 2:
             return None
-        mapped[test] = fit(method, labels[train], scores[train])(scores[test])
+        try:
+            mapped[test] = fit(method, labels[train], scores[train])(scores[test])
+        except InputError:  # the scores of this part do not grow with the share of defective images
+            return None
     return mapped
 
 

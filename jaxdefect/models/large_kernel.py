@@ -35,7 +35,7 @@ def convolve(
     Returns:
       [B, H, W, O].
     """
-    if kernel_spectrum is not None:
+    if kernel_spectrum is not None and dilation == 1:
         return convolve_by_spectrum(image, kernel_spectrum, side=kernel.shape[0])
     if dilation != 1 or not is_large(kernel):
         return convolve_directly(image, kernel, dilation=dilation)

@@ -147,8 +147,7 @@ def _from_scores(
     defective = [groups.get(id, id) for id, label in zip(chosen.ids, chosen.labels, strict=True) if label]
     notes = (*notes, *calibration_images.item_notes(defective))
     choice, score_map = choosing.decide(chosen, wish, source=source)
-    own = choosing.calibrated(run, checkpoint=checkpoint, batch_size=batch_size).calibration
-    assert own is not None
+    own = choosing.defaults(run, checkpoint=checkpoint, batch_size=batch_size)
     return dataclasses.replace(
         own,
         threshold=choice.threshold,

@@ -36,7 +36,7 @@ def test_parts_lists_and_folders_are_found_and_their_weakness_is_said(run, tmp_p
     assert [sample.id for sample in validation.samples] == ["c", "d"]
     assert validation.num_trained == 0
     assert "2 defective calibration images belong to no more than 1 items" in validation.notes[0]
-    assert "checkpoint was selected on the calibration images" in validation.notes[1]
+    assert "checkpoint was selected on 2 of the 2 calibration images" in validation.notes[1]
 
     train = select(opened, samples, "train")
     assert (train.source, train.num_trained) == ("train", 2)

@@ -142,9 +142,10 @@ def test_tiles_lie_on_the_grid_of_the_network():
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 import jax.numpy as jnp
+from jaxdefect.benchmark import measure
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.inference import batch
 from jaxdefect.inference.predictor import Predictor, compile_forward
@@ -156,10 +157,11 @@ def apply(variables, image, *, train):
 config = Config(data=DataConfig(image_size=(64, 256)), model=UNetConfig(norm="batch", threshold=0.5))
 predictor = Predictor(config, {}, 1, Path("run"), None, compile_forward(apply)).in_tiles()
 for name in sys.argv[1:]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    measure.forget_peak()
+    before = measure.resident_bytes("VmRSS")
     path = Path(name)
     batch.predict_files(predictor, {path.name: path}, out=path.parent / "out", batch_size=8)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print((measure.resident_bytes("VmHWM") - before) // 1024)
 """
 
 

@@ -15,6 +15,10 @@ class InputError(ValueError):
     """
 
 
+class UnreadableImageError(InputError):
+    """An image file whose pixels cannot be read, or not any more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunLengthMask:
     """A mask as run lengths: `runs` holds (start, length) pairs, start 1-based, pixels counted column by column.

@@ -10,6 +10,7 @@ Modes: inference and train on random images that are on the device; input and en
 """
 
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,9 @@ _COMPARE = flags.DEFINE_list("compare", None, "Two files of --out: print the rat
 
 def main(argv: Sequence[str]) -> None:
     """Times the rows, prints the table, writes the files."""
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # compiling is one of the figures
     from jaxdefect.benchmark import environment, modes, results  # not above: decoding processes need no JAX
+    from jaxdefect.reports import files, plots
 
     del argv
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -51,8 +54,13 @@ def main(argv: Sequence[str]) -> None:
         modes.Setting(_MODE.value, batch_size, size, dtype)
         for size, batch_size, dtype in itertools.product(sizes, batch_sizes, _DTYPES.value)
     ]
+    if not settings:
+        raise InputError("--dtypes, --sizes and --batch_sizes: nothing is left to time; give at least one of each")
     for setting in settings:
         modes.check(config, setting)
+    for name in filter(None, (_OUT.value, _PLOT.value)):
+        if not Path(name).resolve().parent.is_dir():
+            raise InputError(f"{name}: there is no such folder to write it in; make it first")
     rows = []
     for setting in settings:
         rows.append(modes.run(config, setting, repetitions=_REPETITIONS.value, with_layers=_LAYERS.value))
@@ -63,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     if _OUT.value:
         results.save(Path(_OUT.value), {"environment": found, "rows": rows})
     if _PLOT.value:
-        results.plot(rows).savefig(_PLOT.value, dpi=120)
+        files.write(Path(_PLOT.value), plots.to_png(results.plot(rows)))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ def ceilings(dtype: str) -> Ceilings:
 
 def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]:
     """How near a program comes to the limit that binds it: operations at the speed of the matrix product, or bytes at
-    that of the copy, whichever takes longer. XLA's bytes count what caches hold too, so the latter is a bound only.
+    that of the copy, whichever takes longer. XLA's bytes count what caches hold too: where they would take longer than
+    the program did, they are no limit, and the operations are.
     """
     if cost.flops is None or cost.bytes_accessed is None:
         return {}
@@ -108,12 +109,17 @@ def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]
         "flops_per_second": cost.flops / times.median,
         "share_of_matrix_product": seconds["matrix product"] / times.median,
         "share_of_copy": seconds["copy"] / times.median,
-        "binding_limit": max(seconds, key=lambda name: seconds[name]),
+        "binding_limit": max(
+            (name for name in seconds if name != "copy" or seconds[name] <= times.median),
+            key=lambda name: seconds[name],
+        ),
     }
 
 
 def peak_memory() -> Mapping[str, int | None]:
-    """The most bytes that were in use: of the first device (None where it does not count), and of this process."""
+    """The most bytes that were in use: of the first device since the start (None where it does not count), and of this
+    process since `forget_peak`.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
     return {"device": stats.get("peak_bytes_in_use"), "host": resident_bytes("VmHWM")}
 

@@ -44,10 +44,11 @@ def run(config: Config, setting: Setting, *, repetitions: int, with_layers: bool
       InputError: the setting does not suit the config, or its data is missing.
     """
     config = _with(config, setting)
+    measure.forget_peak()
     timed = {"inference": _inference, "train": _train, "input": _input, "end_to_end": _end_to_end}[setting.mode]
     with jax.default_matmul_precision(_PRECISION[setting.dtype]):
         figures = timed(config, repetitions=repetitions, with_layers=with_layers)
-    return {**dataclasses.asdict(setting), **figures, "memory": measure.peak_memory()}
+    return {**dataclasses.asdict(setting), **figures}
 
 
 def _with(config: Config, setting: Setting) -> Config:
@@ -68,12 +69,14 @@ def _figures(times: measure.Times, config: Config, **others: Any) -> dict[str, A
 def _program_figures(
     times: measure.Times, config: Config, *, compile_seconds: float, cost: measure.Cost, rows: Sequence[layers.Layer]
 ) -> dict[str, Any]:
+    memory = measure.peak_memory()  # before that of the ceilings
     limits = measure.ceilings(config.model.dtype)
     return _figures(
         times,
         config,
         compile_seconds=compile_seconds,
         cost=dataclasses.asdict(cost),
+        memory=memory,
         ceilings=dataclasses.asdict(limits),
         limits=measure.share_of_limit(cost, times, limits),
         layers=[dataclasses.asdict(row) for row in rows],

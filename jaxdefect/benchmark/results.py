@@ -81,7 +81,7 @@ def _limit(row: Mapping[str, Any]) -> str:
         return ""
     name = limits["binding_limit"]
     share = limits["share_of_matrix_product" if name == "matrix product" else "share_of_copy"]
-    return f"{min(share, 1):.0%} of {name}"
+    return f"{share:.0%} of {name}"
 
 
 def temporary_bytes(row: Mapping[str, Any]) -> int | None:

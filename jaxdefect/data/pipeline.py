@@ -202,12 +202,15 @@ def resident_elements(
         plain, targets = dataclasses.replace(plain, target="soft"), dataclasses.replace(targets, stride=1)
     element = TrainingElement(plain, targets)
     stream = grain.MapDataset.source(list(samples)).seed(0).random_map(element)
-    rows: dict[str, list[Any]] = {}
-    for row in stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)):
+    elements: dict[str, np.ndarray] = {}
+    for i, row in enumerate(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))):
         for name, value in row.items():
-            if name != "id":
-                rows.setdefault(name, []).append(value)
-    return {name: np.stack(values) for name, values in rows.items()}
+            if name == "id":
+                continue
+            if i == 0:
+                elements[name] = np.empty((len(samples), *np.shape(value)), np.asarray(value).dtype)
+            elements[name][i] = value
+    return elements
 
 
 def iterate(batches: grain.MapDataset, *, start: int, num_workers: int) -> Iterator[Batch]:

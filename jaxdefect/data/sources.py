@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from jaxdefect.data import images
-from jaxdefect.types import InputError, Window
+from jaxdefect.types import InputError, UnreadableImageError, Window
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 # What is decoded at speed without the optional package imagecodecs: stored as it is, or deflated.
@@ -97,7 +97,7 @@ class TiffImage:
         try:
             pixels = self._stored(window)
         except _BROKEN as error:
-            raise InputError(f"{self._path}: broken TIFF ({error}); copy the file again") from error
+            raise UnreadableImageError(f"{self._path}: broken TIFF ({error}); copy the file again") from error
         return images.to_unit_range(images.to_channels(pixels, self._num_channels), self._path)
 
     def _stored(self, window: Window) -> np.ndarray:

@@ -19,7 +19,7 @@ from jaxdefect.inference.map_files import MAP_SUFFIXES, MapFormat, write_map, wr
 from jaxdefect.inference.predictor import Predictor, Result
 from jaxdefect.inference.records import Record, Shard
 from jaxdefect.inference.tiles import Prepared
-from jaxdefect.types import InputError
+from jaxdefect.types import InputError, UnreadableImageError
 
 _MAX_THREADS = 16
 _T = TypeVar("_T")
@@ -113,6 +113,9 @@ def predict_files(
         raise InputError(f"batch_size = {batch_size}: must be 1 or more")
     stale = _earlier_results(out) if shard is None else set()
     if shard is not None:
+        records.table_path(out, shard).unlink(
+            missing_ok=True
+        )  # an old one must not be merged with the others' new ones
         images = dict(list(images.items())[shard.index :: shard.count])
     if predictor.tiling is None and predictor.config.data.fit == "resize":
         batch_size = max(1, min(batch_size, len(images)))
@@ -214,14 +217,20 @@ def _write(predictor: Predictor, judged: _Judged, *, out: Path, map_format: MapF
     item, result = judged.decoded, judged.result
     if isinstance(result, InputError):
         return Record(item.id, str(item.path), error=str(result))
-    result = predictor.with_defects(result)
+    try:
+        result = predictor.with_defects(result)
+    except UnreadableImageError as error:  # the classifier looks at its pixels again
+        return Record(item.id, str(item.path), error=str(error))
     height, width = result.map.height, result.map.width
     map_name = result_path(MAP_FOLDER, item.id, MAP_SUFFIXES[map_format])
     overlay_name = result_path(OVERLAY_FOLDER, item.id, ".jpg")
     for name in (map_name, overlay_name):
         records.make_folder((out / name).parent)
     write_map(out / map_name, result.map, map_format=map_format)
-    write_overlay(out / overlay_name, result.source, result.map, threshold=predictor.pixel_threshold)
+    try:
+        write_overlay(out / overlay_name, result.source, result.map, threshold=predictor.pixel_threshold)
+    except UnreadableImageError as error:
+        return Record(item.id, str(item.path), error=str(error))
     return Record(
         id=item.id,
         path=str(item.path),

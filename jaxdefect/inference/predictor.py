@@ -219,6 +219,12 @@ class Predictor:
         Raises:
           InputError: as `tiles.make_tiling`.
         """
+        if self.calibration is not None:
+            _LOGGER.warning(
+                "The threshold was chosen on images judged without these tiles (%s): what it promises holds for such "
+                "images only.",
+                self.calibration.policy,
+            )
         return dataclasses.replace(self, tiling=make_tiling(self.config, size=size, overlap=overlap))
 
     def on_all_devices(self) -> "Predictor":

@@ -27,6 +27,9 @@ class Tiling(NamedTuple):
     stride_px: tuple[int, int]
 
 
+_MAX_TILE_PX = 2**28
+
+
 def make_tiling(config: Config, *, size: tuple[int, int] | None = None, overlap: float | None = None) -> Tiling:
     """Tiles for the images of a run.
 
@@ -46,6 +49,11 @@ def make_tiling(config: Config, *, size: tuple[int, int] | None = None, overlap:
     if not 0 <= overlap <= 0.9:
         raise InputError(f"an overlap of {overlap:g} of a tile: must be between 0 and 0.9")
     size = size or input_size
+    if size[0] * size[1] > _MAX_TILE_PX:
+        raise InputError(
+            f"tiles of {size[0]}x{size[1]} px (height x width): more than {_MAX_TILE_PX} pixels; a tile is held in "
+            f"memory and resized to the network's input, {input_size[0]}x{input_size[1]}"
+        )
     num_cells = [side // model.output_stride for side in input_size]
     nearest = [max(1, round(side / count)) * count for side, count in zip(size, num_cells, strict=True)]
     if list(size) != nearest:

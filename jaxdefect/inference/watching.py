@@ -166,6 +166,11 @@ def _resume(out: Path) -> tuple[set[str], dict[str, str]]:
     return done, {record.id: record.error for record in earlier if record.error is not None}
 
 
+def _to_disk(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def _journal(out: Path) -> Iterator[Callable[[Record], None]]:
     """A function that makes a record last: its own file, then its line."""
@@ -175,6 +180,8 @@ def _journal(out: Path) -> Iterator[Callable[[Record], None]]:
         with open(path, "a", encoding="utf-8") as file:
 
             def add(record: Record) -> None:
+                for name in filter(None, (record.map, record.overlay)):
+                    _to_disk(out / name)  # before the line that says they are there
                 with records.whole_file(out / RESULT_FOLDER / f"{record.id}.json") as temporary:
                     temporary.write_text(records.line(record), encoding="utf-8")
                 file.write(records.line(record))

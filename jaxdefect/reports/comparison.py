@@ -188,6 +188,9 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
+        metrics = json.loads(path.read_text())
+        if not isinstance(metrics, dict):
+            raise ValueError(f"holds a {type(metrics).__name__}")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not of an evaluation ({error}); delete the file, and it is written anew") from error
+    return metrics

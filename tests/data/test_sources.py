@@ -112,3 +112,23 @@ def test_a_broken_tiff_says_so(tmp_path: Path):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"a\.tif"):
             sources.open_image(path, num_channels=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"rowsperstrip": 16, "compression": "zlib"}, {"tile": (32, 32)}], ids=str)
+def test_damaged_bytes_give_pixels_or_one_clear_error(tmp_path: Path, options):
+    path, rng = tmp_path / "a.tif", np.random.default_rng(0)
+    tifffile.imwrite(path, pixels((120, 90), np.uint8), **options)
+    whole, outcomes = path.read_bytes(), set()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 400), 2):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            source = sources.open_image(path, num_channels=1)
+            if source.height * source.width < 1e7:
+                source.read(Window(0, 0, source.height, source.width))
+            outcomes.add("read")
+        except InputError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

@@ -109,10 +109,7 @@ def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]
         "flops_per_second": cost.flops / times.median,
         "share_of_matrix_product": seconds["matrix product"] / times.median,
         "share_of_copy": seconds["copy"] / times.median,
-        "binding_limit": max(
-            (name for name in seconds if name != "copy" or seconds[name] <= times.median),
-            key=lambda name: seconds[name],
-        ),
+        "binding_limit": "copy" if seconds["matrix product"] < seconds["copy"] <= times.median else "matrix product",
     }
 
 

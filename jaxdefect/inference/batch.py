@@ -113,9 +113,8 @@ def predict_files(
         raise InputError(f"batch_size = {batch_size}: must be 1 or more")
     stale = _earlier_results(out) if shard is None else set()
     if shard is not None:
-        records.table_path(out, shard).unlink(
-            missing_ok=True
-        )  # an old one must not be merged with the others' new ones
+        # An old table must not be merged with the others' new ones.
+        records.table_path(out, shard).unlink(missing_ok=True)
         images = dict(list(images.items())[shard.index :: shard.count])
     if predictor.tiling is None and predictor.config.data.fit == "resize":
         batch_size = max(1, min(batch_size, len(images)))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_kernel [--height=88 --width=32 --repetitions=5]
 
-Prints the median seconds of XLA's own convolution, of `convolve_by_rows`, and for the value of `convolve_by_spectrum`
-with the spectrum at hand, and how often each fits into the first.
+Prints the median seconds of XLA's own convolution, of `convolve_by_rows`, of `convolve_by_spectrum` with the kernel's
+spectrum computed anew ("spectrum") or at hand ("known spectrum"), and how often each fits into the first.
 """
 
 import statistics
@@ -19,7 +19,9 @@ from jaxdefect.models import large_kernel
 
 _HEIGHT = flags.DEFINE_integer("height", 88, "Height of the map: an eighth of the image's.")
 _WIDTH = flags.DEFINE_integer("width", 32, "Width of the map.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timed calls of each; the two ways alternate.")
+_TILE = flags.DEFINE_integer("tile", 24, "Side of the tiles where the spectrum is computed anew.")
+_KNOWN_TILE = flags.DEFINE_integer("known_tile", 32, "Side of the tiles where the spectrum is at hand.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timed calls of each; the ways alternate.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,11 +40,16 @@ def main(argv: Sequence[str]) -> None:
         compiled = jax.jit(convolve)
         return lambda: compiled(image, kernel)
 
-    spectrum = large_kernel.spectrum(kernel)
-    by_spectrum = jax.jit(lambda image, spectrum: large_kernel.convolve_by_spectrum(image, spectrum, side=15))
+    def by_spectrum(image: jax.Array, kernel: jax.Array) -> jax.Array:
+        spectrum = large_kernel.spectrum(kernel, tile=_TILE.value)
+        return large_kernel.convolve_by_spectrum(image, spectrum, side=15)
+
+    spectrum = large_kernel.spectrum(kernel, tile=_KNOWN_TILE.value)
+    known = jax.jit(lambda image, spectrum: large_kernel.convolve_by_spectrum(image, spectrum, side=15))
     direct, rows = large_kernel.convolve_directly, large_kernel.convolve_by_rows
-    _time("value", {"direct": value(direct), "rows": value(rows), "spectrum": lambda: by_spectrum(image, spectrum)})
-    _time("gradients", {"direct": gradients(direct), "rows": gradients(rows)})
+    values = {"direct": value(direct), "rows": value(rows), "spectrum": value(by_spectrum)}
+    _time("value", {**values, "known spectrum": lambda: known(image, spectrum)})
+    _time("gradients", {"direct": gradients(direct), "rows": gradients(rows), "spectrum": gradients(by_spectrum)})
 
 
 def _time(name: str, ways: Mapping[str, Callable[[], Any]]) -> None:

@@ -36,6 +36,7 @@ ARCHITECTURES = {
     "mobilenet_v2": MobileNetV2,
 }
 
+_STRIDE = 8  # of the maps that large kernels work on, in SegDecNet and in the networks with its encoder
 _MANY_PIXELS = 256 * 128  # below, reading the spectra takes longer than the products that they save
 
 
@@ -62,8 +63,8 @@ def inference_variables(
       config: of the module.
       variables: its variables.
       image_size: height and width of the images to come.
-      large_kernel: "fft" uses spectra (285 MB for SegDecNet's 15x15), "direct" does not; "auto" does on CPUs in float32
-        where an image is large enough to be worth reading them.
+      large_kernel: "fft" uses spectra (285 to 630 MB for SegDecNet's 15x15, by the image's size), "direct" does not;
+        "auto" does on CPUs in float32 where an image is large enough to be worth reading them.
     """
     is_wanted = large_kernel == "fft" or (
         large_kernel == "auto"
@@ -71,4 +72,5 @@ def inference_variables(
         and config.dtype == "float32"
         and image_size[0] * image_size[1] >= _MANY_PIXELS
     )
-    return large_kernels.with_spectra(variables) if is_wanted else dict(variables)
+    height, width = (max(side // _STRIDE, 1) for side in image_size)
+    return large_kernels.with_spectra(variables, map_size=(height, width)) if is_wanted else dict(variables)

@@ -2,8 +2,8 @@
 
 SegDecNet's 15x15 kernel, 64 -> 1024 channels, is two thirds of its arithmetic. `convolve_directly` is XLA's own: the
 choice on accelerators. On a CPU `convolve_by_rows` is as fast forward and three times as fast backward, which serves
-training; `convolve_by_spectrum` needs a thirtieth of the arithmetic once the kernel's spectrum is known, which serves
-inference, where the kernel never changes. Measurements: `python -m benchmarks.large_kernel`.
+small maps; `convolve_by_spectrum` needs a thirtieth of the arithmetic, but for the kernel's spectrum, which inference
+computes once and training at every step. Measurements: `python -m benchmarks.large_kernel`.
 """
 
 import functools
@@ -18,7 +18,12 @@ from jax import lax
 
 SPECTRA = "spectra"  # the collection of variables that holds them
 _LARGE = 9  # the side from which on a kernel is large
-TILE = 32  # side of the transforms; each gives TILE - side + 1 pixels
+_LARGEST_TILE = 48  # its spectrum takes 630 MB for SegDecNet's kernel
+# What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps of 88x32 and 176x64; the unit is
+# one frequency of one tile.
+_READING = 4  # a known spectrum, per frequency
+_TRANSFORMING = 40  # a spectrum's computation and its gradient's, per frequency
+_ROWS = 34  # the sum of row products, per pixel
 
 
 def convolve(
@@ -39,7 +44,28 @@ def convolve(
         return convolve_by_spectrum(image, kernel_spectrum, side=kernel.shape[0])
     if dilation != 1 or not is_large(kernel):
         return convolve_directly(image, kernel, dilation=dilation)
-    return lax.platform_dependent(image, kernel, cpu=convolve_by_rows, default=convolve_directly)
+    return lax.platform_dependent(image, kernel, cpu=_convolve_on_cpu, default=convolve_directly)
+
+
+def _convolve_on_cpu(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """By rows, or by the kernel's spectrum where the map is large enough to be worth its computation."""
+    side, (batch, height, width, _) = kernel.shape[0], image.shape
+    pixels = height * width * (batch if isinstance(batch, int) else 1)  # an export's batch may be a symbol
+    tile, cost = _best_tile(pixels // width, width, side=side, per_frequency=_TRANSFORMING)
+    if image.dtype != jnp.float32 or _ROWS * pixels < cost:
+        return convolve_by_rows(image, kernel)
+    return convolve_by_spectrum(image, spectrum(kernel, tile=tile), side=side)
+
+
+def _best_tile(height: int, width: int, *, side: int, per_frequency: float) -> tuple[int, float]:
+    """The side of the tiles, even, that makes `convolve_by_spectrum` of a map cheapest, and what it costs then."""
+
+    def cost(tile: int) -> float:
+        step = tile - side + 1
+        return tile**2 * (-(-height // step) * -(-width // step) + per_frequency)
+
+    best = min(range(side + 3, max(_LARGEST_TILE, side + 3) + 1, 2), key=cost)
+    return best, cost(best)
 
 
 def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
@@ -74,28 +100,37 @@ def is_large(kernel: Any) -> bool:
     return kernel.ndim == 4 and kernel.shape[0] == kernel.shape[1] >= _LARGE and kernel.shape[2] > 1
 
 
-def with_spectra(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of a module, and the spectra of its large kernels in a collection of their own, SPECTRA."""
+def with_spectra(variables: Mapping[str, Any], *, map_size: tuple[int, int]) -> dict[str, Any]:
+    """The variables of a module, and the spectra of its large kernels in a collection of their own, SPECTRA.
+
+    `map_size`: height and width of what these kernels are convolved with; tiles are chosen for it, any size works.
+    """
     params = traverse_util.flatten_dict(variables["params"])
-    spectra = {path: spectrum(kernel) for path, kernel in params.items() if is_large(kernel)}
+    spectra = {
+        path: spectrum(kernel, tile=_best_tile(*map_size, side=kernel.shape[0], per_frequency=_READING)[0])
+        for path, kernel in params.items()
+        if is_large(kernel)
+    }
     return {**variables, SPECTRA: traverse_util.unflatten_dict(spectra)} if spectra else dict(variables)
 
 
 @functools.partial(jax.jit, static_argnames="tile")
-def spectrum(kernel: jax.Array, *, tile: int = TILE) -> jax.Array:
+def spectrum(kernel: jax.Array, *, tile: int) -> jax.Array:
     """The two-dimensional Fourier transform of a kernel [k, k, I, O], for `convolve_by_spectrum`.
 
+    Args:
+      kernel: float32, k odd.
+      tile: side of the image's tiles, even, above k.
+
     Returns:
-      [tile / 2 + 1, tile, 2, I, O] float32: rows' frequencies (of a real signal: half of them), columns' frequencies,
-      real and imaginary part.
+      [tile / 2 + 1, tile, 2 I, O] float32: rows' frequencies (of a real signal: half of them), columns' frequencies,
+      and of every channel the real part, then of every channel the imaginary one.
     """
     side, _, channels, features = kernel.shape
     halves, numbers = tile // 2 + 1, channels * features
     by_rows = jnp.matmul(_real_transform(side, tile), kernel.reshape(side, side * numbers))
-    by_rows = by_rows.reshape(halves, 2 * side, numbers)
-    # One frequency after the other: XLA's batched product of such flat matrices is slower.
-    both = lax.map(lambda rows: jnp.matmul(_complex_transform(side, tile), rows), by_rows)
-    return both.reshape(halves, tile, 2, channels, features)
+    both = jnp.matmul(_complex_transform(side, tile), by_rows.reshape(halves, 2 * side, numbers))
+    return both.reshape(halves, tile, 2 * channels, features)
 
 
 def convolve_by_spectrum(image: jax.Array, kernel_spectrum: jax.Array, *, side: int) -> jax.Array:
@@ -106,30 +141,30 @@ def convolve_by_spectrum(image: jax.Array, kernel_spectrum: jax.Array, *, side: 
     does at full speed and which have gradients. Relative error about 1e-6.
     """
     batch, height, width, channels = image.shape
-    halves, tile, _, _, features = kernel_spectrum.shape
+    halves, tile, _, features = kernel_spectrum.shape
     step = tile - side + 1
     rows, columns, margin = -(-height // step), -(-width // step), side // 2
     padded = jnp.pad(
         image.astype(jnp.float32),
         ((0, 0), (margin, rows * step + margin - height), (margin, columns * step + margin - width), (0, 0)),
     )
-    tiles = jnp.stack(
-        [padded[:, i * step : i * step + tile, j * step : j * step + tile] for i in range(rows) for j in range(columns)]
-    )
-    count = rows * columns * batch
+    strips = jnp.stack([padded[:, i * step : i * step + tile] for i in range(rows)])
+    tiles = jnp.stack([strips[:, :, :, j * step : j * step + tile] for j in range(columns)])
+    count = columns * rows * batch
     # [tile, tile, count * channels], transformed like the kernel: [halves, tile, 2, count, channels].
     tiles = tiles.reshape(count, tile, tile, channels).transpose(1, 2, 0, 3)
     by_rows = jnp.matmul(_real_transform(tile, tile), tiles.reshape(tile, -1)).reshape(halves, 2 * tile, -1)
-    both = jnp.matmul(_complex_transform(tile, tile), by_rows).reshape(halves, tile, 2 * count, channels)
-    # A correlation multiplies by the conjugate of the kernel's spectrum.
-    by_real = jnp.matmul(both, kernel_spectrum[:, :, 0])
-    by_imaginary = jnp.matmul(both, kernel_spectrum[:, :, 1])
-    real = by_real[:, :, :count] + by_imaginary[:, :, count:]
-    imaginary = by_real[:, :, count:] - by_imaginary[:, :, :count]
-    product = jnp.stack([real, imaginary], axis=2).reshape(halves, 2 * tile, count * features)
+    both = jnp.matmul(_complex_transform(tile, tile), by_rows).reshape(halves, tile, 2, count, channels)
+    # A correlation multiplies by the conjugate, (a + b i) (c - d i) = (a c + b d) + (b c - a d) i: both parts in one
+    # product of real matrices, [a, b] and [b, -a] with [c, d].
+    real, imaginary = both[:, :, 0], both[:, :, 1]
+    parts = jnp.concatenate(
+        [jnp.concatenate([real, imaginary], axis=-1), jnp.concatenate([imaginary, -real], axis=-1)], axis=-2
+    )
+    product = jnp.matmul(parts, kernel_spectrum).reshape(halves, 2 * tile, count * features)
     by_rows = jnp.matmul(_inverse_complex_transform(step, tile), product).reshape(2 * halves, step * count * features)
     result = jnp.matmul(_inverse_real_transform(step, tile), by_rows)
-    result = result.reshape(step, step, rows, columns, batch, features).transpose(4, 2, 0, 3, 1, 5)
+    result = result.reshape(step, step, columns, rows, batch, features).transpose(4, 3, 0, 2, 1, 5)
     result = result.reshape(batch, rows * step, columns * step, features)
     return result[:, :height, :width].astype(image.dtype)
 

@@ -76,11 +76,11 @@ def test_network_matches_float64_reference(config):
 
 
 @pytest.mark.parametrize(
-    ("side", "dilation", "by_spectrum"),
-    [(5, 1, False), (3, 2, False), (3, 7, False), (9, 1, False), (15, 1, False), (9, 1, True), (15, 1, True)],
+    ("side", "dilation", "tile"),
+    [(5, 1, 0), (3, 2, 0), (3, 7, 0), (9, 1, 0), (15, 1, 0), (9, 1, 12), (15, 1, 24), (15, 1, 42)],
 )
-def test_convolve_and_its_gradients_match_a_loop(side, dilation, by_spectrum):
-    """Sides 9 and 15 take the sum over kernel rows or the spectrum, the others XLA's convolution."""
+def test_convolve_and_its_gradients_match_a_loop(side, dilation, tile):
+    """Sides 9 and 15 take the sum over kernel rows, or the spectrum in tiles; the others XLA's convolution."""
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 6, 27, 3)), rng.normal(size=(side, side, 3, 4))
     cotangent = rng.normal(size=(2, 6, 27, 4))
@@ -88,7 +88,7 @@ def test_convolve_and_its_gradients_match_a_loop(side, dilation, by_spectrum):
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            spectrum = large_kernel.spectrum(kernel) if by_spectrum else None
+            spectrum = large_kernel.spectrum(kernel, tile=tile) if tile else None
             return large_kernel.convolve(x, kernel, dilation=dilation, kernel_spectrum=spectrum)
 
         value, pull = jax.vjp(convolve, x, kernel)
@@ -105,16 +105,16 @@ def test_convolve_and_its_gradients_match_a_loop(side, dilation, by_spectrum):
     np.testing.assert_allclose(gradient_x, reference.convolve(cotangent, flipped, dilation), atol=1e-4)
 
 
-def test_large_kernels_on_cpu_are_summed_by_rows():
-    """What the test above relies on: neither formulation is dead code."""
-    x = jnp.zeros((1, 8, 8, 2))
+def test_every_formulation_of_a_large_kernel_is_used_on_a_cpu():
+    def program(side: int, height: int, width: int) -> str:
+        arguments = jnp.zeros((1, height, width, 2)), jnp.zeros((side, side, 2, 2))
+        return jax.jit(large_kernel.convolve).lower(*arguments).as_text()
 
-    def program(side: int) -> str:
-        lowered = jax.jit(large_kernel.convolve).lower(x, jnp.zeros((side, side, 2, 2)))
-        return lowered.as_text()
-
-    assert "convolution" in program(7)
-    assert "convolution" not in program(9)
+    assert "stablehlo.convolution" in program(7, 8, 8)
+    small, large = program(15, 44, 16), program(15, 88, 32)
+    assert "stablehlo.convolution" not in small + large
+    assert small.count("stablehlo.dot_general") == 15  # one a row
+    assert large.count("stablehlo.dot_general") == 7  # two for each of three transforms, and the product
 
 
 @pytest.mark.parametrize("kind", ["feature", "feature_official"])

@@ -19,8 +19,8 @@ from jax import lax
 SPECTRA = "spectra"  # the collection of variables that holds them
 _LARGE = 9  # the side from which on a kernel is large
 _LARGEST_TILE = 48  # its spectrum takes 630 MB for SegDecNet's kernel
-# What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps of 88x32 and 176x64; the unit is
-# one frequency of one tile.
+# What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps of 88x32 and 176x64. The unit
+# is one frequency of one tile.
 _READING = 4  # a known spectrum, per frequency
 _TRANSFORMING = 40  # a spectrum's computation and its gradient's, per frequency
 _ROWS = 34  # the sum of row products, per pixel

@@ -105,7 +105,7 @@ def with_spectra(variables: Mapping[str, Any], *, map_size: tuple[int, int]) -> 
 
     `map_size`: height and width of what these kernels are convolved with; tiles are chosen for it, any size works.
     """
-    params = traverse_util.flatten_dict(variables["params"])
+    params: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     spectra = {
         path: spectrum(kernel, tile=_best_tile(*map_size, side=kernel.shape[0], per_frequency=_READING)[0])
         for path, kernel in params.items()

@@ -112,6 +112,7 @@ def open_session(
       InputError: bad data or settings.
     """
     checks.check_writable(workdir)
+    stack.enter_context(runs.exclusive(workdir))
     runs.check_config(workdir, config)
     module = models.build(config.model)
     checks.check_disk(workdir, needed_bytes=checkpoint.num_bytes_needed(workdir, module=module, config=config))

@@ -1,15 +1,17 @@
 """A run's directory: the config as resolved, the split, the versions; the same command resumes, another is refused."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 
 from jaxdefect import config as config_lib
@@ -19,6 +21,7 @@ from jaxdefect.data import checks, pipeline, splits
 from jaxdefect.types import InputError, Sample, Split, Targets
 
 _CONFIG, _SPLIT, _TARGETS, _STARTS = "config.json", "split.json", "targets.json", "starts.jsonl"
+_LOCK = "training.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,26 @@ def check_config(workdir: Path, config: Config) -> None:
             + "\n  ".join(lines)
             + "\nUse the old settings to resume it, or another --workdir for a new run."
         )
+
+
+@contextlib.contextmanager
+def exclusive(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in `workdir`; the operating system lets go when the process ends, however.
+
+    Raises:
+      InputError: another one trains there.
+    """
+    lock = filelock.FileLock(workdir / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{workdir}: another process trains there; stop it (Ctrl-C saves a checkpoint), or name another --workdir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_run(workdir: Path, config: Config, samples: Sequence[Sample], *, split: Split | None = None) -> Run:

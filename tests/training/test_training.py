@@ -119,6 +119,13 @@ def test_another_config_is_refused_with_the_difference(config: Config, finished:
         loop.train(other, finished)
 
 
+def test_a_second_process_is_kept_out_of_a_run(config: Config, tmp_path: Path) -> None:
+    with runs.exclusive(tmp_path), pytest.raises(InputError, match="another process trains there"):
+        loop.train(config, tmp_path)
+    with runs.exclusive(tmp_path):  # free again
+        assert [path.name for path in tmp_path.iterdir()] == ["training.lock"]
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(config: Config, finished: Path) -> None:
     other = dataclasses.replace(config, model=SegDecConfig(kernels="large"))
     with pytest.raises(InputError, match=r"segmentation/conv1/kernel: checkpoint \(3, 3, 1, 32\).*\(5, 5, 1, 32\)"):

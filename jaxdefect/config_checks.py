@@ -13,6 +13,7 @@ _OWN_RANGES = (  # setting, smallest, largest; of a model's settings only those 
     ("data.distance_power", 0, 100),
     ("data.distance_weight_max", 0, _LARGEST),
     ("data.num_workers", 0, 1000),
+    ("data.cache_mb", 0, 1_000_000),
     ("data.augment.affine_degrees", 0, 180),
     ("data.augment.affine_scale", 0, 0.9),
     ("data.augment.affine_shift", 0, 1),

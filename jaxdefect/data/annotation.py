@@ -197,23 +197,27 @@ def distance_weights(
     References:
       Božič, Tabernik, Skočaj: Mixed supervision for surface-defect detection (2021); "image" is theirs.
     """
-    if maximum == 0:
-        return np.ones(mask.shape, np.float32)
+    weights = np.ones(mask.shape, np.float32)
     is_defect = mask > 0
+    if maximum == 0 or not is_defect.any():
+        return weights
     if is_defect.all():  # no edge to measure from: the whole image is middle
         return np.full(mask.shape, maximum, np.float32)
-    distance = cv2.distanceTransform(is_defect.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # The nearest pixel outside is never farther out than the ring around the defects' box.
+    left, top, width, height = cv2.boundingRect(is_defect.astype(np.uint8))
+    box = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
+    inside, weights_inside = is_defect[box], weights[box]
+    distance = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # OpenCV's last bit changes from call to call; the square of a distance between pixels is a whole number.
     distance = np.sqrt(np.rint(np.square(distance, dtype=np.float64))).astype(np.float32)
     largest = np.full(1, distance.max())
-    labels = np.zeros(mask.shape, np.int32)
+    labels = np.zeros(distance.shape, np.int32)
     if scope == "component":
-        count, components = cv2.connectedComponents(is_defect.astype(np.uint8), connectivity=8)
+        count, components = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
         labels = components.astype(np.int32, copy=False)
         largest = np.zeros(count, np.float32)
         np.maximum.at(largest, labels, distance)
-    weights = np.ones(mask.shape, np.float32)
-    weights[is_defect] = maximum * (distance[is_defect] / largest[labels[is_defect]]) ** power
+    weights_inside[inside] = maximum * (distance[inside] / largest[labels[inside]]) ** power
     return weights
 
 

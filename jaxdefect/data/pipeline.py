@@ -197,7 +197,7 @@ def resident_elements(
 
     `at_full_size`: mask and weight as they are before the reduction to the model's output, [N, H, W, 1].
     """
-    plain = dataclasses.replace(config, augment=AugmentConfig())
+    plain = _as_it_is(config)
     if at_full_size:  # what is binary is so after the reduction
         plain, targets = dataclasses.replace(plain, target="soft"), dataclasses.replace(targets, stride=1)
     element = TrainingElement(plain, targets)
@@ -234,14 +234,31 @@ def _ignore_interrupt(worker_index: int, worker_count: int) -> None:
 
 
 class TrainingElement:
-    """Sample -> one element of a training batch; a class so that worker processes can be sent it."""
+    """Sample -> one element of a training batch; a class so that worker processes can be sent it.
+
+    What it loads it keeps, up to `config.cache_mb`: first come, as every sample comes again once an epoch.
+    """
 
     def __init__(self, config: DataConfig, targets: Targets):
         self.config = config
         self.targets = targets
+        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._free_bytes = config.cache_mb * 2**20
+
+    def _load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """`load`, from memory where it can be. Threads may load the same sample at once, which only costs time."""
+        kept = self._kept.get(sample.id)
+        if kept is not None:
+            return kept
+        image, mask = load(sample, self.config)
+        size = image.nbytes + mask.nbytes
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._kept[sample.id] = image.copy(), mask.copy()  # not views of larger arrays
+        return image, mask
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        image, mask = load(sample, self.config)
+        image, mask = self._load(sample)
         image, mask = augment.augment(image, mask, config=self.config.augment, rng=rng)
         target, weight = make_target(image, mask, self.config, self.targets)
         element = {
@@ -311,9 +328,14 @@ def evaluation_batches(
     samples: Sequence[Sample], config: DataConfig, *, targets: Targets, batch_size: int
 ) -> Iterator[Batch]:
     """Each sample once, in order, without augmentation; the last batch may be smaller."""
-    element = TrainingElement(dataclasses.replace(config, augment=AugmentConfig()), targets)
+    element = TrainingElement(_as_it_is(config), targets)
     stream = grain.MapDataset.source(list(samples)).seed(0).random_map(element).batch(batch_size)
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)))
+
+
+def _as_it_is(config: DataConfig) -> DataConfig:
+    """To see every image once: neither changed nor kept."""
+    return dataclasses.replace(config, augment=AugmentConfig(), cache_mb=0)
 
 
 def pad(values: np.ndarray, size: int) -> np.ndarray:

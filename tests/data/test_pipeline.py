@@ -78,6 +78,26 @@ def test_resuming_gives_the_same_batches_whatever_the_workers(samples, split) ->
     assert not same(whole, batches(samples, split, seed=8))
 
 
+@pytest.mark.parametrize(("cache_mb", "num_kept"), [(0, 0), (1, 16), (5.5 * 64 * 72 * 5 / 2**20, 5)])
+def test_what_memory_holds_is_read_once(samples, split, cache_mb, num_kept, monkeypatch) -> None:
+    reads: collections.Counter[str] = collections.Counter()
+
+    def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+        reads[sample.id] += 1
+        return original(sample, config)
+
+    original, none = pipeline.load, dataclasses.replace(CONFIG, cache_mb=0)
+    expected = batches(samples, split, none, num_steps=40)
+    monkeypatch.setattr(pipeline, "load", load)
+    config = dataclasses.replace(CONFIG, cache_mb=cache_mb)
+    stream = pipeline.training_batches(
+        pipeline.training_samples(samples, split, config), config, targets=TARGETS, batch_size=2, num_steps=40, seed=7
+    )
+    assert same(expected, [stream[i] for i in range(40)])
+    assert len(reads) == 16
+    assert sum(count == 1 for count in reads.values()) == num_kept
+
+
 def test_shards_are_disjoint_and_balanced(samples, split) -> None:
     ids = []
     for shard in range(2):

@@ -43,7 +43,7 @@ def run(config: Config, setting: Setting, *, repetitions: int, with_layers: bool
     Raises:
       InputError: the setting does not suit the config, or its data is missing.
     """
-    config = _with(config, setting)
+    config = with_setting(config, setting)
     measure.forget_peak()
     timed = {"inference": _inference, "train": _train, "input": _input, "end_to_end": _end_to_end}[setting.mode]
     with jax.default_matmul_precision(_PRECISION[setting.dtype]):
@@ -51,7 +51,8 @@ def run(config: Config, setting: Setting, *, repetitions: int, with_layers: bool
     return {**dataclasses.asdict(setting), **figures}
 
 
-def _with(config: Config, setting: Setting) -> Config:
+def with_setting(config: Config, setting: Setting) -> Config:
+    """The config with what a row of a benchmark asks for."""
     dtype = "bfloat16" if setting.dtype == "bfloat16" else "float32"
     return dataclasses.replace(
         config,
@@ -111,7 +112,7 @@ def _inference(config: Config, *, repetitions: int, with_layers: bool) -> dict[s
     return _program_figures(times, config, compile_seconds=seconds, cost=cost, rows=rows)
 
 
-def _random_batch(config: Config) -> dict[str, np.ndarray]:
+def random_batch(config: Config) -> dict[str, np.ndarray]:
     """A batch as the pipeline would give it, half of it defective."""
     size, (height, width), stride = config.training.batch_size, config.data.image_size, config.model.output_stride
     rng, label = np.random.default_rng(0), (np.arange(config.training.batch_size) % 2 == 0).astype(np.float32)
@@ -137,7 +138,7 @@ def _step(config: Config) -> tuple[Callable[..., Any], state.TrainState, Any]:
 def _train(config: Config, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
     """The training step on a batch that is on the device."""
     compiled, current, mesh = _step(config)
-    batch = step.place(_random_batch(config), mesh)
+    batch = step.place(random_batch(config), mesh)
     program, seconds, cost = measure.compile_program(compiled, current, batch)
     holder = [current]
 

@@ -7,10 +7,11 @@ resumes, is evaluated and is used like any other.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +74,7 @@ def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | N
             raise InputError("runs with epochs of different lengths cannot be stacked: set training.steps_per_epoch")
         start = _common_start(sessions)
         current = _stack([loop.state_at(session, stages, batches, start=start) for session, _, batches in opened])
-        mesh = _mesh(len(sessions))
+        mesh = mesh_of(len(sessions))
         current = jax.device_put(current, NamedSharding(mesh, PartitionSpec("runs")))
         interruption = stack.enter_context(loop.Interruption())
         for stage in stages:
@@ -135,7 +136,7 @@ def _common_start(sessions: list[loop.Session]) -> int:
     return start
 
 
-def _mesh(num_runs: int) -> Mesh:
+def mesh_of(num_runs: int) -> Mesh:
     """One axis, "runs", over as many local devices as divide the runs evenly."""
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if num_runs % n == 0)
@@ -161,7 +162,10 @@ def _train_stage(
 ) -> tuple[int, state.TrainState]:
     """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the states there."""
     config, sharding = sessions[0].run.config, NamedSharding(mesh, PartitionSpec("runs"))
-    compiled = make_step(sessions, stage, mesh)
+    configs = [session.run.config for session in sessions]
+    compiled = make_step(
+        sessions[0].module, configs, stage.name, steps_per_epoch=sessions[0].steps_per_epoch, mesh=mesh
+    )
     readers = [pipeline.iterate(b, start=start, num_workers=config.data.num_workers) for b in batches]
     bar, task = progress(total=stage.end, done=start)
     bar.update(task, description=f"{stage.name} of {len(sessions)}")
@@ -199,21 +203,29 @@ def _train_stage(
     return stage.end, current
 
 
-def make_step(sessions: list[loop.Session], stage: state.Stage, mesh: Mesh) -> step.Step:
-    """Compiles the step of all runs, [R, ...] -> [R, ...], each device computing its own runs; the state is donated."""
-    first, runs = sessions[0], PartitionSpec("runs")
+def make_step(
+    module: nn.Module, configs: Sequence[Config], stage_name: str, *, steps_per_epoch: int, mesh: Mesh
+) -> step.Step:
+    """Compiles the step of all runs, [R, ...] -> [R, ...], each device computing its own runs; the state is donated.
+
+    Args:
+      module: of all of them.
+      configs: one a run; they differ in `Numbers` (and in what the step does not see).
+      stage_name: of `state.stages`.
+      steps_per_epoch: of all of them.
+      mesh: of one axis, "runs", whose devices divide the runs evenly.
+    """
+    runs = PartitionSpec("runs")
 
     def one(current: state.TrainState, batch: step.Arrays, numbers: Numbers) -> tuple[state.TrainState, step.Metrics]:
-        config = numbers.put_into(first.run.config)
-        own = next(
-            other for other in state.stages(config, steps_per_epoch=first.steps_per_epoch) if other.name == stage.name
-        )
-        return step.step_function(first.module, config, own)(current, batch)
+        config = numbers.put_into(configs[0])
+        (own,) = [s for s in state.stages(config, steps_per_epoch=steps_per_epoch) if s.name == stage_name]
+        return step.step_function(module, config, own)(current, batch)
 
     # By hand: the automatic partitioner cannot part the grouped convolutions that vmap makes.
     parted = jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=(runs, runs, runs), out_specs=runs, check_vma=False)
     compiled = jax.jit(parted, donate_argnums=0)
-    numbers = _stack([Numbers(*map(jnp.float32, Numbers.of(session.run.config))) for session in sessions])
+    numbers = _stack([Numbers(*map(jnp.float32, Numbers.of(config))) for config in configs])
     numbers = jax.device_put(numbers, NamedSharding(mesh, runs))
     return lambda current, batch: compiled(current, batch, numbers)
 

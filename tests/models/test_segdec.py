@@ -76,13 +76,24 @@ def test_network_matches_float64_reference(config):
 
 
 @pytest.mark.parametrize(
-    ("side", "dilation", "tile"),
-    [(5, 1, 0), (3, 2, 0), (3, 7, 0), (9, 1, 0), (15, 1, 0), (9, 1, 12), (15, 1, 24), (15, 1, 42)],
+    ("side", "dilation", "channels", "tile"),
+    [
+        (5, 1, 3, 0),
+        (3, 2, 3, 0),
+        (3, 7, 3, 0),
+        (3, 1, 36, 0),
+        (3, 2, 36, 0),
+        (9, 1, 3, 0),
+        (15, 1, 3, 0),
+        (9, 1, 3, 12),
+        (15, 1, 3, 24),
+        (15, 1, 3, 42),
+    ],
 )
-def test_convolve_and_its_gradients_match_a_loop(side, dilation, tile):
-    """Sides 9 and 15 take the sum over kernel rows, or the spectrum in tiles; the others XLA's convolution."""
+def test_convolve_and_its_gradients_match_a_loop(side, dilation, channels, tile):
+    """Sides 9 and 15 take the sum over kernel rows, or the spectrum in tiles; 36 channels the taps; others are XLA's."""
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 6, 27, 3)), rng.normal(size=(side, side, 3, 4))
+    x, kernel = rng.normal(size=(2, 6, 27, channels)), rng.normal(size=(side, side, channels, 4))
     cotangent = rng.normal(size=(2, 6, 27, 4))
 
     @jax.jit
@@ -111,6 +122,8 @@ def test_every_formulation_of_a_large_kernel_is_used_on_a_cpu():
         return jax.jit(large_kernel.convolve).lower(*arguments).as_text()
 
     assert "stablehlo.convolution" in program(7, 8, 8)
+    few = jax.jit(large_kernel.convolve).lower(jnp.zeros((1, 8, 8, 36)), jnp.zeros((3, 3, 36, 4))).as_text()
+    assert "stablehlo.convolution" not in few
     small, large = program(15, 44, 16), program(15, 88, 32)
     assert "stablehlo.convolution" not in small + large
     assert small.count("stablehlo.dot_general") == 15  # one a row

@@ -91,7 +91,7 @@ def test_network_matches_float64_reference(config):
     ],
 )
 def test_convolve_and_its_gradients_match_a_loop(side, dilation, channels, tile):
-    """Sides 9 and 15 take the sum over kernel rows, or the spectrum in tiles; 36 channels the taps; others are XLA's."""
+    """Sides 9 and 15 take the sum over kernel rows, or the spectrum in tiles; 36 channels the taps; the rest XLA."""
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 6, 27, channels)), rng.normal(size=(side, side, channels, 4))
     cotangent = rng.normal(size=(2, 6, 27, 4))

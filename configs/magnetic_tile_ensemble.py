@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
             "model": {"architecture": "unet_mobilenet_v2"},
             "loss": {"segmentation": "bce", "positive_weight": 5.0, "balance": "none", "decision_weight": 0.0},
             "optimizer": {"name": "adam", "learning_rate": 1e-3, "schedule": "cosine"},
-            "training": {"epochs": 20, "batch_size": 4, "select": "best"},
+            # A class has some ten validation images, of one or two tiles: too few to choose a checkpoint by.
+            "training": {"epochs": 20, "batch_size": 4, "select": "last"},
             "ensemble": {"kind": "per_class", "training": "stacked"},
         }
     )

@@ -12,8 +12,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling dominates tests on small images
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 
-# Compile once a run: pytest-xdist's workers and what the tests start have this environment. Only a cache with a limit is
-# locked, so that none reads what another has written in part.
+# Compile once a run: the workers of pytest-xdist and what the tests start have this environment. Only a cache with a
+# limit is locked, so that none reads what another has written in part.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdefect_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

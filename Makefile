@@ -1,6 +1,7 @@
-# make setup | demo | test | lint | check; EXTRAS=dev,cuda12 installs for a GPU.
+# make setup | demo | test | lint | check; EXTRAS=dev,cuda12 installs for a GPU, WORKERS=8 tests in so many processes.
 PYTHON ?= python3
 EXTRAS ?= dev
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRAS)
@@ -35,7 +36,7 @@ clean-demo:
 	rm -rf $(DEMO_DATA) $(DEMO_RUN)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import cv2
+import launching
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from launching import ROOT
 
 
 def launch(verb: str, *arguments: str, code: int = 0) -> str:
@@ -19,9 +19,20 @@ def launch(verb: str, *arguments: str, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", f"launch.{verb}", *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
+    return checked(done.stdout + done.stderr, done.returncode, code)
+
+
+def fork(verb: str, *arguments: str, tmp_path: Path, code: int = 0) -> str:
+    """The same in a process that need not import JAX first, which is most of the time of what ends soon."""
+    output = tmp_path / "output.txt"
+    found = launching.start(verb, arguments, output=output)
+    return checked(output.read_text(), found, code)
+
+
+def checked(text: str, found: int | None, wanted: int) -> str:
+    assert found == wanted, text
+    assert "Traceback" not in text, text
+    return text
 
 
 @pytest.mark.slow
@@ -39,7 +50,8 @@ def test_from_data_to_predictions(tmp_path: Path) -> None:
     )
     text = launch(*train)
     assert "8 positive images (4 with masks)" in text
-    assert "resuming after step 16" in launch(*train)  # run again: nothing left to do, and nothing lost
+    again = fork(*train, tmp_path=tmp_path)  # nothing left to do, and nothing lost
+    assert "resuming after step 16" in again
     refused = launch(*train, "--config.optimizer.learning_rate=0.5", code=2)
     assert "config.optimizer.learning_rate: 0.1 -> 0.5" in refused
 
@@ -52,7 +64,7 @@ def test_from_data_to_predictions(tmp_path: Path) -> None:
     with (workdir / "evaluation" / "test" / "scores.csv").open() as file:
         assert [row["id"] for row in csv.DictReader(file)] == split["test"]
 
-    refused = launch("calibrate", f"--workdir={workdir}", "--policy=guarantee", code=2)
+    refused = fork("calibrate", f"--workdir={workdir}", "--policy=guarantee", tmp_path=tmp_path, code=2)
     assert "59 are needed" in refused
     three_way = tmp_path / "three_way.json"
     policy = ("--policy=recall", "--recall=1", "--reject_precision=1", "--scores=isotonic")
@@ -122,18 +134,20 @@ QUICKSTART = "--config=configs/quickstart.py"
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
 def test_a_mistake_gives_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    text = launch(*(argument.replace("=x", f"={tmp_path / 'x'}") for argument in arguments), code=2)
+    verb, *rest = (argument.replace("=x", f"={tmp_path / 'x'}") for argument in arguments)
+    text = fork(verb, *rest, tmp_path=tmp_path, code=2)
     assert message in text
     assert text.count("\n") <= 3
 
 
 def test_a_missing_data_set_says_where_to_get_it(tmp_path: Path) -> None:
     for config, source in (("severstal_mixed", "severstal-steel-defect-detection"), ("kolektor_joint", "vicos.si")):
-        text = launch(
+        text = fork(
             "train",
             f"--config=configs/{config}.py",
             f"--config.data.root={tmp_path / 'absent'}",
             f"--workdir={tmp_path / 'run'}",
+            tmp_path=tmp_path,
             code=2,
         )
         assert source in text

@@ -61,7 +61,7 @@ def spread_out(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
     ("model", "tile", "spread"),
     [
         (RegressionConfig(), (320, 320), 0.3),
-        pytest.param(UNetConfig(norm="batch"), (192, 192), 3e-3, marks=pytest.mark.slow),
+        pytest.param(UNetConfig(norm="batch"), (160, 160), 3e-3, marks=pytest.mark.slow),
     ],
     ids=["regression", "unet"],
 )

@@ -42,26 +42,33 @@ def make_images(seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(0, 256, size, dtype=np.uint8) for size in ((64, 64), (90, 70), (100, 130))]
 
 
-@pytest.fixture
-def run(tmp_path, untrained_run) -> Path:
-    """A run with a calibration."""
-    workdir = tmp_path / "run"
-    untrained_run(workdir, config_lib.from_dict(STEEL))
-    calibrations.save(CALIBRATION, workdir)
-    return workdir
-
-
-@pytest.fixture
-def alone(tmp_path, run, monkeypatch) -> Path:
-    """Its export as StableHLO, moved elsewhere; the run is gone, and neither networks nor checkpoints can be had."""
-    result = export(run, kind="stablehlo", out=tmp_path / "out", num_images=2)
-    assert result.graphs == {"model": tmp_path / "out" / "model.stablehlo"}
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, untrained_run) -> Path:
+    """A folder with a run that has a calibration, "run", and its export as StableHLO, "alone"; not to be changed."""
+    root = tmp_path_factory.mktemp("export")
+    untrained_run(root / "run", config_lib.from_dict(STEEL))
+    calibrations.save(CALIBRATION, root / "run")
+    shutil.copytree(root / "run", root / "gone")
+    result = export(root / "gone", kind="stablehlo", out=root / "out", num_images=2)
+    assert result.graphs == {"model": root / "out" / "model.stablehlo"}
     assert "synthetic surfaces" in result.images
-    shutil.move(tmp_path / "out", tmp_path / "alone")
-    shutil.rmtree(run)
+    shutil.move(root / "out", root / "alone")
+    shutil.rmtree(root / "gone")
+    return root
+
+
+@pytest.fixture
+def run(tmp_path, written) -> Path:
+    """A run with a calibration."""
+    return shutil.copytree(written / "run", tmp_path / "run")
+
+
+@pytest.fixture
+def alone(tmp_path, written, monkeypatch) -> Path:
+    """Its export, moved elsewhere; the run is gone, and neither networks nor checkpoints can be had."""
     for module, name in ((models, "build"), (checkpoints, "restore_variables")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("needs the run"))
-    return tmp_path / "alone"
+    return shutil.copytree(written / "alone", tmp_path / "alone")
 
 
 def assert_same(found: Predictor, wanted: Predictor) -> None:
@@ -115,9 +122,8 @@ def test_the_sidecar_says_all_that_the_graph_does_not(tmp_path, run):
 
 
 @pytest.mark.parametrize("size", [2e-4, np.nan])
-def test_a_graph_that_differs_is_not_left_and_an_earlier_export_stays(size, tmp_path, run, monkeypatch):
-    out = tmp_path / "out"
-    export(run, kind="stablehlo", out=out, num_images=1)
+def test_a_graph_that_differs_is_not_left_and_an_earlier_export_stays(size, tmp_path, run, written, monkeypatch):
+    out = shutil.copytree(written / "alone", tmp_path / "out")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     runtime = runtimes.RUNTIMES["stablehlo"]
 

@@ -43,7 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             synthetic=SyntheticConfig(layout="folder", num_images=20, height=128, width=128),
         ),
         split=SplitConfig(test_fraction=0.2, num_positives=5, num_masks=3),
-        model=SegDecConfig(kernels="atrous"),
+        model=SegDecConfig(kernels="atrous", num_first_convs=1),
         loss=LossConfig(segmentation="bce", balance="linear"),
         optimizer=OptimizerConfig(learning_rate=0.05),
         training=TrainingConfig(epochs=2, batch_size=2, validate_every_epochs=2),

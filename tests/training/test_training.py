@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         data=DataConfig(
             reader="synthetic",
             root=str(root),
-            image_size=(128, 128),
+            image_size=(64, 128),
             synthetic=SyntheticConfig(layout="folder", num_images=24, height=128, width=128),
         ),
         split=SplitConfig(test_fraction=0.2, validation_fraction=0.2, num_positives=5, num_masks=3),
@@ -185,9 +185,9 @@ def batch_of(count: int, *, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     label = np.arange(count) % 2
     return {
-        "image": rng.random((count, 128, 128, 1), np.float32),
-        "mask": rng.random((count, 16, 16, 1), np.float32) * label[:, None, None, None].astype(np.float32),
-        "weight": rng.random((count, 16, 16, 1), np.float32),
+        "image": rng.random((count, 64, 128, 1), np.float32),
+        "mask": rng.random((count, 8, 16, 1), np.float32) * label[:, None, None, None].astype(np.float32),
+        "weight": rng.random((count, 8, 16, 1), np.float32),
         "label": label.astype(np.float32),
         "has_mask": np.ones(count, np.float32),
         "id": np.array([f"s{i}" for i in range(count)]),

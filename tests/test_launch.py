@@ -168,3 +168,24 @@ def test_an_audit_ends_with_1_where_one_picture_is_trained_and_tested(tmp_path: 
     assert str(out / "audit.html") in text
     (finding,) = json.loads((out / "audit.json").read_text())["findings"]
     assert (finding["kind"], finding["images"]) == ("leak", ["c", "d"])
+
+
+def test_a_launcher_starts_once_more_for_huge_pages_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "probe.py").write_text(
+        "import os, sys\n"
+        "from launch import cli\n"
+        "print('start', flush=True)\n"
+        "cli.run(lambda argv: print(os.environ.get('GLIBC_TUNABLES'), sys.argv[1:]))\n"
+    )
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[madvise]" not in setting.read_text():
+        pytest.skip("Linux does not leave huge pages to programs here")
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-m", "probe", "--verbosity=0"]
+    for own, expected in (
+        ({}, ["start", "start", "glibc.malloc.hugetlb=1 ['--verbosity=0']"]),
+        ({"GLIBC_TUNABLES": ""}, ["start", " ['--verbosity=0']"]),
+    ):
+        found = environment | {"PYTHONPATH": str(ROOT)} | own
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=found, check=True)
+        assert done.stdout.splitlines() == expected

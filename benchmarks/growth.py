@@ -3,12 +3,11 @@
     python -m benchmarks.growth --out=benchmarks/results/growth_cpu.json --plot=benchmarks/results/growth_cpu.png
 
 SegDecNet with the joint training's settings, random images. Every point runs in a process of its own, which may take
-`--memory_gb` at most: one that wants more is noted as such and the rest goes on. A file that exists is completed.
+`--memory_gb` at most: where one wants more its series ends and the others go on. A file that exists is completed.
 """
 
 import dataclasses
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -100,18 +99,18 @@ def main(argv: Sequence[str]) -> None:
         return
     from jaxdefect.benchmark import environment
 
+    if not _OUT.value:
+        raise app.UsageError("--out=FILE.json is missing")
     path = Path(_OUT.value)
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
     known = {json.dumps(row["point"]) for row in content["rows"]}
-    broken: set[str] = set()
+    broken = {row["point"]["series"] for row in content["rows"] if "failure" in row}
     for point in POINTS:
         text = json.dumps(dataclasses.asdict(point))
         if text in known or point.series in broken:
             continue
         command = [sys.executable, "-m", "benchmarks.growth", f"--point={text}", f"--memory_gb={_MEMORY_GB.value}"]
-        done = subprocess.run(
-            [*command, f"--repetitions={_REPETITIONS.value}"], capture_output=True, text=True, env={**os.environ}
-        )
+        done = subprocess.run([*command, f"--repetitions={_REPETITIONS.value}"], capture_output=True, text=True)
         if done.returncode:
             broken.add(point.series)
             figures: dict[str, Any] = {"failure": (done.stderr.strip().splitlines() or [f"{done.returncode}"])[-1]}
@@ -126,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Seconds and gigabytes of each series, one column each; a cross where memory ended."""
+    """Seconds and gigabytes of each series, a column for each kind; a dotted line where memory ended."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -88,8 +88,8 @@ class DataConfig:
     distance_scope: Literal["image", "component"] = "image"  # over what the maximum distance is taken
     sampling: Literal["alternate", "rare_negatives"] = "alternate"
     num_workers: int = 0  # decoding processes; 0 decodes in threads of this process
-    # Training images and masks, decoded and resized, are kept in up to this much memory (each process's own); what does
-    # not fit is read again every time.
+    # Training images and masks, decoded and resized, are kept in up to this much memory, by each training and each of
+    # its decoding processes; what does not fit is read again every time.
     cache_mb: int = 1024
     augment: AugmentConfig = AugmentConfig()
     synthetic: SyntheticConfig = SyntheticConfig()

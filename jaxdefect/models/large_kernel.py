@@ -56,19 +56,19 @@ def convolve(
 def _convolve_on_cpu(image: jax.Array, kernel: jax.Array) -> jax.Array:
     """By rows, or by the kernel's spectrum where the map is large enough to be worth its computation."""
     side, (batch, height, width, _) = kernel.shape[0], image.shape
-    pixels = height * width * (batch if isinstance(batch, int) else 1)  # an export's batch may be a symbol
-    tile, cost = _best_tile(pixels // width, width, side=side, per_frequency=_TRANSFORMING)
-    if image.dtype != jnp.float32 or _ROWS * pixels < cost:
+    batch = batch if isinstance(batch, int) else 1  # an export's may be a symbol
+    tile, cost = _best_tile(height, width, batch=batch, side=side, per_frequency=_TRANSFORMING)
+    if image.dtype != jnp.float32 or _ROWS * batch * height * width < cost:
         return convolve_by_rows(image, kernel)
     return convolve_by_spectrum(image, spectrum(kernel, tile=tile), side=side)
 
 
-def _best_tile(height: int, width: int, *, side: int, per_frequency: float) -> tuple[int, float]:
-    """The side of the tiles, even, that makes `convolve_by_spectrum` of a map cheapest, and what it costs then."""
+def _best_tile(height: int, width: int, *, batch: int, side: int, per_frequency: float) -> tuple[int, float]:
+    """The side of the tiles, even, that makes `convolve_by_spectrum` of maps cheapest, and what it costs then."""
 
     def cost(tile: int) -> float:
         step = tile - side + 1
-        return tile**2 * (-(-height // step) * -(-width // step) + per_frequency)
+        return tile**2 * (batch * -(-height // step) * -(-width // step) + per_frequency)
 
     best = min(range(side + 3, max(_LARGEST_TILE, side + 3) + 1, 2), key=cost)
     return best, cost(best)
@@ -132,7 +132,7 @@ def with_spectra(variables: Mapping[str, Any], *, map_size: tuple[int, int]) -> 
     """
     params: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     spectra = {
-        path: spectrum(kernel, tile=_best_tile(*map_size, side=kernel.shape[0], per_frequency=_READING)[0])
+        path: spectrum(kernel, tile=_best_tile(*map_size, batch=1, side=kernel.shape[0], per_frequency=_READING)[0])
         for path, kernel in params.items()
         if is_large(kernel)
     }

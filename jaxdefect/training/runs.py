@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -22,6 +23,7 @@ from jaxdefect.types import InputError, Sample, Split, Targets
 
 _CONFIG, _SPLIT, _TARGETS, _STARTS = "config.json", "split.json", "targets.json", "starts.jsonl"
 _LOCK = "training.lock"
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,8 @@ def check_config(workdir: Path, config: Config) -> None:
 def exclusive(workdir: Path) -> Iterator[None]:
     """Keeps other processes from training in `workdir`; the operating system lets go when the process ends, however.
 
+    A file system that has no locks gets a warning.
+
     Raises:
       InputError: another one trains there.
     """
@@ -83,6 +87,8 @@ def exclusive(workdir: Path) -> Iterator[None]:
         raise InputError(
             f"{workdir}: another process trains there; stop it (Ctrl-C saves a checkpoint), or name another --workdir"
         ) from error
+    except NotImplementedError:
+        _LOGGER.warning("%s: the file system has no locks; see to it that one process at a time trains there", workdir)
     try:
         yield
     finally:

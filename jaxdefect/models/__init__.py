@@ -63,9 +63,9 @@ def inference_variables(
       config: of the module.
       variables: its variables.
       image_size: height and width of the images to come.
-      large_kernel: "fft" keeps spectra (285 to 630 MB for SegDecNet's 15x15, by the image's size), "direct" none, so that
-        every call computes what it needs; "auto" keeps them on CPUs in float32 where an image is large enough to be
-        worth reading them.
+      large_kernel: "fft" keeps spectra (285 to 630 MB for SegDecNet's 15x15, by the image's size), "direct" none, so
+        that every call computes what it needs; "auto" keeps them on CPUs in float32 where an image is large enough to
+        be worth reading them.
     """
     is_wanted = large_kernel == "fft" or (
         large_kernel == "auto"

@@ -21,14 +21,14 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
-# A small data set in the Severstal layout, the main config at half size on it, and the evaluation. The run is short (240
+# A small data set in the Severstal layout, the main config at half size on it, and the evaluation. The run is short (360
 # steps instead of some ten thousand), so the learning rate is higher and theta decays faster; the rest is the paper's.
 demo: setup
 	@test -d $(DEMO_DATA) || $(BIN)/python -m launch.synthesize --layout=severstal --out=$(DEMO_DATA) --num_images=200
 	$(BIN)/python -m launch.train --config=configs/severstal_mixed.py:num_positives=60,num_masks=30 \
 	  --config.data.root=$(DEMO_DATA) '--config.data.image_size=(128,800)' --config.data.dilation_px=5 \
 	  --config.optimizer.learning_rate=1.0 --config.loss.decay_rate=0.3 \
-	  --config.training.epochs=4 --config.training.batch_size=2 --config.training.validate_every_epochs=2 \
+	  --config.training.epochs=6 --config.training.batch_size=2 --config.training.validate_every_epochs=2 \
 	  --workdir=$(DEMO_RUN)
 	$(BIN)/python -m launch.evaluate --workdir=$(DEMO_RUN)
 

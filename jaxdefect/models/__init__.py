@@ -50,6 +50,24 @@ def init(module: nn.Module, *, num_channels: int, seed: int) -> dict[str, Any]:
     return dict(jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, num_channels))))
 
 
+def apply_training(
+    module: nn.Module, variables: Mapping[str, Any], image: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """`module.apply` in training: outputs, and the collection "batch_stats" as the images have changed it.
+
+    On a CPU a tall image is transposed, and with it all kernels and maps, which changes nothing but rounding: XLA gives
+    a convolution to several cores only where its rows are long (a step of the steel detector at 704x256: 15 % faster).
+    """
+    is_transposed = jax.default_backend() == "cpu" and image.shape[1] > image.shape[2]
+    if is_transposed:
+        params = jax.tree.map(lambda x: x.swapaxes(0, 1) if x.ndim == 4 else x, variables["params"])
+        variables, image = {**variables, "params": params}, image.swapaxes(1, 2)
+    outputs, updated = module.apply(variables, image, train=True, mutable=["batch_stats"])
+    if is_transposed:
+        outputs = {name: x.swapaxes(1, 2) if x.ndim > 2 else x for name, x in outputs.items()}
+    return outputs, dict(updated).get("batch_stats", {})
+
+
 def inference_variables(
     config: ModelConfig,
     variables: Mapping[str, Any],

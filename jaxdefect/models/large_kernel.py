@@ -153,8 +153,8 @@ def spectrum(kernel: jax.Array, *, tile: int) -> jax.Array:
     """
     side, _, channels, features = kernel.shape
     halves, numbers = tile // 2 + 1, channels * features
-    by_rows = jnp.matmul(_real_transform(side, tile), kernel.reshape(side, side * numbers))
-    both = jnp.matmul(_complex_transform(side, tile), by_rows.reshape(halves, 2 * side, numbers))
+    by_rows = _transform(_real_transform(side, tile), kernel.reshape(side, side * numbers))
+    both = _transform(_complex_transform(side, tile), by_rows.reshape(halves, 2 * side, numbers))
     return both.reshape(halves, tile, 2 * channels, features)
 
 
@@ -178,8 +178,8 @@ def convolve_by_spectrum(image: jax.Array, kernel_spectrum: jax.Array, *, side: 
     count = columns * rows * batch
     # [tile, tile, count * channels], transformed like the kernel: [halves, tile, 2, count, channels].
     tiles = tiles.reshape(count, tile, tile, channels).transpose(1, 2, 0, 3)
-    by_rows = jnp.matmul(_real_transform(tile, tile), tiles.reshape(tile, -1)).reshape(halves, 2 * tile, -1)
-    both = jnp.matmul(_complex_transform(tile, tile), by_rows).reshape(halves, tile, 2, count, channels)
+    by_rows = _transform(_real_transform(tile, tile), tiles.reshape(tile, -1)).reshape(halves, 2 * tile, -1)
+    both = _transform(_complex_transform(tile, tile), by_rows).reshape(halves, tile, 2, count, channels)
     # A correlation multiplies by the conjugate, (a + b i) (c - d i) = (a c + b d) + (b c - a d) i: both parts in one
     # product of real matrices, [a, b] and [b, -a] with [c, d].
     real, imaginary = both[:, :, 0], both[:, :, 1]
@@ -187,11 +187,30 @@ def convolve_by_spectrum(image: jax.Array, kernel_spectrum: jax.Array, *, side: 
         [jnp.concatenate([real, imaginary], axis=-1), jnp.concatenate([imaginary, -real], axis=-1)], axis=-2
     )
     product = jnp.matmul(parts, kernel_spectrum).reshape(halves, 2 * tile, count * features)
-    by_rows = jnp.matmul(_inverse_complex_transform(step, tile), product).reshape(2 * halves, step * count * features)
-    result = jnp.matmul(_inverse_real_transform(step, tile), by_rows)
+    by_rows = _transform(_inverse_complex_transform(step, tile), product)
+    result = _transform(_inverse_real_transform(step, tile), by_rows.reshape(2 * halves, step * count * features))
     result = result.reshape(step, step, columns, rows, batch, features).transpose(4, 3, 0, 2, 1, 5)
     result = result.reshape(batch, rows * step, columns * step, features)
     return result[:, :height, :width].astype(image.dtype)
+
+
+def _transform(matrix: np.ndarray, values: jax.Array) -> jax.Array:
+    """matrix [m, n] @ values [..., n, k] -> [..., m, k], and so its gradient: the derived one first copies the cotangent
+    into another order, which costs as much as the product."""
+
+    @jax.custom_vjp
+    def transform(values: jax.Array) -> jax.Array:
+        return _multiply(matrix, values)
+
+    transform.defvjp(
+        lambda values: (_multiply(matrix, values), None), lambda _, cotangent: (_multiply(matrix.T, cotangent),)
+    )
+    return transform(values)
+
+
+def _multiply(matrix: np.ndarray, values: jax.Array) -> jax.Array:
+    batch = values.shape[:-2]
+    return jnp.matmul(jnp.broadcast_to(matrix, (*batch, *matrix.shape)), values)
 
 
 def _angles(length: int, tile: int, num_frequencies: int) -> np.ndarray:

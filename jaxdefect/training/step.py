@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdefect import losses, schedules
+from jaxdefect import losses, models, schedules
 from jaxdefect.config import Config, LossConfig
 from jaxdefect.training.state import Stage, TrainState, merge_params, optimizer, split_params
 
@@ -94,9 +94,9 @@ def step_function(module: nn.Module, config: Config, stage: Stage) -> Step:
 
         def objective(trained: dict[str, Any]) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
             variables = {"params": merge_params(trained, frozen), "batch_stats": state.batch_stats}
-            outputs, updated = module.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+            outputs, batch_stats = models.apply_training(module, variables, batch["image"])
             loss, parts = total_loss(outputs, batch, config=config.loss, weights=weights)
-            return loss, (parts, dict(updated).get("batch_stats", {}))
+            return loss, (parts, batch_stats)
 
         (loss, (parts, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
         updates, optimizer_state = transform.update(gradients, state.optimizer, trained)

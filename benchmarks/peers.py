@@ -3,18 +3,23 @@
     python -m benchmarks.peers --out=benchmarks/results/peers_cpu.json [--cases=segdec_inference,segdec_training]
 
 Wants the `benchmark` extra. Each case runs our jitted function and PyTorch in each of its settings (eager,
-channels-last; with `--compile`, compiled) alternately; the ratio of the medians is the result.
-`--memory` measures, in a process of its own for each side, how much the resident memory grows above the loaded model.
+channels-last; with `--compile`, compiled) alternately; the ratio of the medians is the result. Each of them has a
+process of its own, idle while another is timed: in one process their thread pools and allocators disturb each other.
+A turn begins with a call that is not timed, as a virtual machine takes the memory of an idle process away.
+All processes get the memory pages that our launchers ask for (`launch.cli`), unless `--nohuge_pages`. The peak is what
+resident memory grows to above what it was before the model was made.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import json
+import multiprocessing
+import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +35,10 @@ from jaxdefect.model_config import ModelConfig, RegressionConfig, SegDecConfig, 
 from jaxdefect.training import state, step
 
 _CASES = flags.DEFINE_list("cases", None, "Cases to run; all by default.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timed calls of each side.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Turns of each side.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for the figures; what it holds of other cases stays.")
 _COMPILE = flags.DEFINE_bool("compile", False, "Try torch.compile too.")
-_MEMORY = flags.DEFINE_bool("memory", False, "Measure peak memory as well.")
-_SIDE = flags.DEFINE_enum("side", None, ["jaxdefect", "pytorch"], "Used by --memory: run one side only.")
+_HUGE_PAGES = flags.DEFINE_bool("huge_pages", True, "Let all processes use huge memory pages.")
 
 _STEEL = SegDecConfig(kernels="atrous", attention=True)
 Timed = Callable[[], Any]  # one call, waited for
@@ -151,26 +155,60 @@ def their_side(case: Case, *, setting: str) -> tuple[Timed, Callable[[], list[np
     return train, outputs
 
 
+def _serve(connection: Connection, case: Case, setting: str) -> None:
+    """One side's process: sends its outputs; then for every True that comes a turn's seconds; last its peak."""
+    if setting != "jaxdefect":
+        import torch  # noqa: F401  its own size is none of the step's
+
+    before = measure.resident_bytes("VmRSS")
+    call, outputs = our_side(case) if setting == "jaxdefect" else their_side(case, setting=setting)
+    connection.send(outputs())
+    call()  # compiles, which is none of the step's either: nor is what the allocator keeps of it
+    ctypes.CDLL(None).malloc_trim(0)
+    measure.forget_peak()
+    while connection.recv():
+        call()
+        start = time.perf_counter()
+        call()
+        connection.send(time.perf_counter() - start)
+    connection.send(measure.resident_bytes("VmHWM") - before)
+
+
+@contextlib.contextmanager
+def _side(case: Case, setting: str) -> Iterator[Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, case, setting), daemon=True)
+    process.start()
+    theirs.close()  # so that reading ends where the process does
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join()
+
+
 def compare(case: Case) -> dict[str, Any]:
     """Checks that both sides agree and times them in turns.
 
     Raises:
       RuntimeError: the outputs differ by more than 1e-3 of the largest.
+      EOFError: a side's process has failed; what it printed says why.
     """
     settings = ["eager", "channels_last"] + (["compile", "compile_channels_last"] if _COMPILE.value else [])
-    calls, outputs = {}, {}
-    calls["jaxdefect"], outputs["jaxdefect"] = our_side(case)
-    for setting in settings:
-        calls[setting], outputs[setting] = their_side(case, setting=setting)
-    difference = _difference(case, outputs["jaxdefect"](), outputs["eager"]())
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(_REPETITIONS.value):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(_side(case, name)) for name in ("jaxdefect", *settings)}
+        outputs = {name: side.recv() for name, side in sides.items()}
+        difference = _difference(case, outputs["jaxdefect"], outputs["eager"])
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(_REPETITIONS.value):
+            for name, side in sides.items():
+                side.send(True)
+                seconds[name].append(side.recv())
+        peaks = {}
+        for name, side in sides.items():
+            side.send(False)
+            peaks[name] = side.recv()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(settings, key=lambda name: medians[name])
     return {
@@ -180,6 +218,7 @@ def compare(case: Case) -> dict[str, Any]:
         "ratio_to_eager": medians["eager"] / medians["jaxdefect"],
         "ratio_to_best": medians[best] / medians["jaxdefect"],
         "largest_difference": difference,
+        "peak_bytes": peaks,
     }
 
 
@@ -193,43 +232,19 @@ def _difference(case: Case, ours: Sequence[np.ndarray], theirs: Sequence[np.ndar
     return largest
 
 
-def _peak_bytes(name: str, side: str) -> int:
-    """The most that one side's process holds during its calls, above what it held before it made the model."""
-    command = [sys.executable, "-m", "benchmarks.peers", f"--cases={name}", f"--side={side}"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stdout.splitlines()[-1])
-
-
-def _run_side(case: Case, side: str) -> None:
-    if side == "pytorch":
-        import torch  # noqa: F401  its own size is none of the step's
-
-    before = measure.resident_bytes("VmRSS")
-    call, _ = our_side(case) if side == "jaxdefect" else their_side(case, setting="eager")
-    call()  # compiles, which is none of the step's either: nor is what the allocator keeps of it
-    ctypes.CDLL(None).malloc_trim(0)
-    measure.forget_peak()
-    for _ in range(3):
-        call()
-    print(measure.resident_bytes("VmHWM") - before)
-
-
 def main(argv: Sequence[str]) -> None:
     """Runs the cases, prints a line each, writes the JSON file."""
     del argv
     names = _CASES.value or list(CASES)
     if unknown := set(names) - set(CASES):
         raise app.UsageError(f"--cases: {', '.join(sorted(unknown))}: must be among {', '.join(CASES)}")
-    if _SIDE.value:
-        _run_side(CASES[names[0]], _SIDE.value)
-        return
+    if _HUGE_PAGES.value:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # read by the processes that are started below
     path = Path(_OUT.value) if _OUT.value else None
     kept: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
     for name in names:
         case = CASES[name]
-        figures = compare(case)
-        if _MEMORY.value:
-            figures["peak_bytes"] = {side: _peak_bytes(name, side) for side in ("jaxdefect", "pytorch")}
+        figures = compare(case) | {"has_huge_pages": _HUGE_PAGES.value}
         kept[name] = figures | {"case": dataclasses.asdict(case), "environment": environment.describe()}
         print(_line(name, figures), flush=True)
         if path:
@@ -239,11 +254,10 @@ def main(argv: Sequence[str]) -> None:
 
 def _line(name: str, figures: Mapping[str, Any]) -> str:
     times = ", ".join(f"{side} {seconds:.3f} s" for side, seconds in figures["median"].items())
-    memory = figures.get("peak_bytes", {})
-    peak = ", ".join(f"{side} {count / 2**20:.0f} MiB" for side, count in memory.items())
+    peaks = ", ".join(f"{side} {count / 2**20:.0f} MiB" for side, count in figures["peak_bytes"].items())
     return (
         f"{name}: {times}; eager / ours {figures['ratio_to_eager']:.2f}, best / ours {figures['ratio_to_best']:.2f}"
-        f" (difference {figures['largest_difference']:.0e})" + (f"; peak {peak}" if peak else "")
+        f" (difference {figures['largest_difference']:.0e}); peak {peaks}"
     )
 
 

@@ -14,6 +14,9 @@ Policies:
              defective images for 0.05 and 0.05; says how many otherwise.
   conformal  a new defective image is missed with probability at most --alpha, on average over calibrations. Needs 19.
 
+--tile chooses for images that are judged in tiles, as launch.predict --tile: launch.evaluate and launch.predict then
+cut images that way by themselves, wherever they decide by this calibration.
+
 --reject_precision makes any of them a three-way decision: accept, inspect by hand, reject. Below the policy's threshold
 images are accepted; from the score on from which this share of the calibration images is defective they are rejected.
 
@@ -21,6 +24,7 @@ launch.evaluate and launch.predict decide by the stored calibration, or by --cal
 calibrated one by one, each for its class.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +58,8 @@ _SCORES_CSV = flags.DEFINE_list(
 _FOLDS = flags.DEFINE_list("folds", None, "Folds of --scores_csv to use, as 0,1; all if not given.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of --scores_csv to use, where there are several.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "best, last or a step; default: what the run's config selects.")
+_TILE = flags.DEFINE_string("tile", None, "auto, or HEIGHTxWIDTH in pixels: judge in overlapping tiles.")
+_OVERLAP = flags.DEFINE_float("overlap", None, "Share of a tile's side that neighbours have in common.")
 _OUT = flags.DEFINE_string("out", None, "File to write; default: calibration.json in the run's directory.")
 
 
@@ -64,6 +70,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--on and --scores_csv: give one of them")
     if not _SCORES_CSV.value and (_FOLDS.present or _SEED.present):
         raise InputError("--folds and --seed belong to --scores_csv, which is not given")
+    if _SCORES_CSV.value and (_TILE.present or _OVERLAP.present):
+        raise InputError("--tile and --overlap: not with --scores_csv, whose scores are there already")
     given: dict[str, Any] = {flag.name: flag.value for flag in _PARAMETERS}
     results = calibration.run_calibration(
         Path(cli.required(_WORKDIR)),
@@ -72,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
             _ON.value, tuple(map(Path, _SCORES_CSV.value)), folds=cli.integers(_FOLDS), seed=_SEED.value
         ),
         checkpoint=_CHECKPOINT.value,
+        cut=functools.partial(cli.in_tiles, tile=_TILE.value, overlap=_OVERLAP.value),
         out=None if _OUT.value is None else Path(_OUT.value),
     )
     console = Console()

@@ -16,13 +16,16 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdefect import config as config_lib
 from jaxdefect.types import InputError
+
+if TYPE_CHECKING:  # decoding processes import this file, and need no JAX
+    from jaxdefect.inference.predictor import Predictor
 
 _ARCHITECTURE = "config.model.architecture"
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -199,6 +202,16 @@ def size(text: str, *, flag: str, otherwise: str = "") -> tuple[int, int]:
         choices = f"{otherwise} or HEIGHTxWIDTH" if otherwise else "HEIGHTxWIDTH"
         raise InputError(f"--{flag}={text}: must be {choices}, as --{flag}=1408x512")
     return int(sides[1]), int(sides[2])
+
+
+def in_tiles(predictor: "Predictor", *, tile: str | None, overlap: float | None) -> "Predictor":
+    """The predictor with the tiles that --tile and --overlap ask for; as it is where neither is given."""
+    if tile is None and overlap is None:
+        return predictor
+    if tile is None and predictor.config.data.fit != "patches":
+        raise InputError("--overlap: of tiles; add --tile=auto or --tile=HEIGHTxWIDTH")
+    wanted = None if tile in (None, "auto") else size(tile, flag="tile", otherwise="auto")
+    return predictor.in_tiles(wanted, overlap=overlap)
 
 
 def read_config(source: str, *, architecture: str | None = None) -> ConfigDict:

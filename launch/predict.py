@@ -162,12 +162,7 @@ def _load(values: flags.FlagValues) -> Predictor:
     changed = {name: value for name, value in given.items() if value is not None}
     inference = dataclasses.replace(predictor.config.inference, **changed)
     predictor = dataclasses.replace(predictor, config=dataclasses.replace(predictor.config, inference=inference))
-    if values.tile is None and values.overlap is None:
-        return predictor
-    if values.tile is None and predictor.config.data.fit != "patches":
-        raise InputError("--overlap: of tiles; add --tile=auto or --tile=HEIGHTxWIDTH")
-    size = None if values.tile in (None, "auto") else cli.size(values.tile, flag="tile", otherwise="auto")
-    return predictor.in_tiles(size, overlap=values.overlap)
+    return cli.in_tiles(predictor, tile=values.tile, overlap=values.overlap)
 
 
 def _show_error(console: Console, record: records.Record) -> None:

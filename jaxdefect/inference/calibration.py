@@ -12,6 +12,7 @@ from jaxdefect.inference import policies, score_maps
 from jaxdefect.inference.policies import Policy
 from jaxdefect.inference.score_maps import ScoreMap
 from jaxdefect.inference.thresholds import NEVER
+from jaxdefect.inference.tiles import Tiling
 from jaxdefect.types import InputError, Verdict
 
 # When nothing says where a pixel turns defective.
@@ -36,8 +37,9 @@ class Calibration:
     `threshold`: an image is defective when its score >= this. `pixel_threshold`: the same for a pixel's probability.
     `source`: what it was chosen on: "validation", "train" or "test", parts of the run's split, or other images in
     words. On "train" the decisions look better than they will be on new images. `checkpoint_step`: the weights it was
-    chosen with; `classifier_step`: those of the classifier, where there is one. `logistic`: weights of the map's
-    maximum and mean and a bias, where the score is a logistic regression on them.
+    chosen with, and `weights_sha256`: their hash, None in files of before it was kept; `classifier_step`: those of the
+    classifier, where there is one. `tiling`: the tiles it was chosen with; None: none but those of the config.
+    `logistic`: weights of the map's maximum and mean and a bias, where the score is a logistic regression on them.
     `reject_threshold`: of a three-way decision, defective images below it are inspected by hand; None: none are.
     `policy`: how the thresholds were chosen; `promise`: what holds for new images, None: nothing; `notes`: what weakens
     that. `score_map`: turns the score into a probability, before any threshold; None: the score stays as it is.
@@ -58,6 +60,8 @@ class Calibration:
     score_map: ScoreMap | None = None
     images: CalibrationImages | None = None
     num_trained: int = 0
+    weights_sha256: str | None = None
+    tiling: Tiling | None = None
 
     def calibrated(self, score: float) -> float:
         """A raw score as the thresholds are meant for."""
@@ -174,11 +178,18 @@ def from_json(values: dict[str, Any]) -> Calibration:
         score_map=_optional(score_maps.from_json, values.get("score_map")),
         images=_optional(_images_from_json, values.get("images")),
         num_trained=int(values.get("num_trained", 0)),
+        weights_sha256=values.get("weights_sha256"),
+        tiling=_optional(_tiling_from_json, values.get("tiling")),
     )
 
 
 def _optional(convert: Any, value: Any) -> Any:
     return None if value is None else convert(value)
+
+
+def _tiling_from_json(values: list[list[int]]) -> Tiling:
+    (height, width), (down, right) = values
+    return Tiling((int(height), int(width)), (int(down), int(right)))
 
 
 def _images_from_json(values: dict[str, Any]) -> CalibrationImages:

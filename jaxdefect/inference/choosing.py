@@ -176,8 +176,13 @@ def calibrate_run(
     calibration = calibrate(judge, selection=selection, batch_size=batch_size, wish=wish, on_progress=done)
     if pixel_threshold is not None:
         calibration = dataclasses.replace(calibration, pixel_threshold=pixel_threshold)
-    step = None if predictor.classifier is None else predictor.classifier.step
-    return dataclasses.replace(calibration, logistic=weights, classifier_step=step)
+    return dataclasses.replace(
+        calibration,
+        logistic=weights,
+        classifier_step=None if predictor.classifier is None else predictor.classifier.step,
+        weights_sha256=predictor.weights_sha256,
+        tiling=predictor.tiling,
+    )
 
 
 def calibrated(
@@ -211,9 +216,8 @@ def calibrated(
         }
         return ensemble.combine(Predictor, run, members)
     predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
-    steps = predictor.checkpoint_step, None if predictor.classifier is None else predictor.classifier.step
     known = predictor.calibration
-    if known is not None and (known.checkpoint_step, known.classifier_step) == steps:
+    if known is not None and _belongs(known, predictor):
         return predictor
     samples = readers.read(run.config.data)
     selection, wish = (None, DEFAULT_WISH) if known is None else _as_before(known, run, samples)
@@ -234,11 +238,17 @@ def calibrated(
 def defaults(run: runs.Run, *, checkpoint: str | None, batch_size: int) -> Calibration:
     """The run's calibration for these weights, or if it has none, what it would choose unasked; nothing is kept."""
     predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
-    steps = predictor.checkpoint_step, None if predictor.classifier is None else predictor.classifier.step
     known = predictor.calibration
-    if known is not None and (known.checkpoint_step, known.classifier_step) == steps:
+    if known is not None and _belongs(known, predictor):
         return known
     return calibrate_run(predictor, readers.read(run.config.data), split=run.split, batch_size=batch_size)
+
+
+def _belongs(calibration: Calibration, predictor: Predictor) -> bool:
+    """Whether it was chosen for these weights."""
+    steps = predictor.checkpoint_step, None if predictor.classifier is None else predictor.classifier.step
+    is_same = calibration.weights_sha256 in (None, predictor.weights_sha256)
+    return is_same and (calibration.checkpoint_step, calibration.classifier_step) == steps
 
 
 def _as_before(known: Calibration, run: runs.Run, samples: Sequence[Sample]) -> tuple[Selection | None, Wish]:

@@ -38,11 +38,16 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
     """The ensemble's predictor from those of its members, by class.
 
     Raises:
-      InputError: no members, or one whose scores are calibrated.
+      InputError: no members, one whose scores are calibrated, or such that are calibrated for different tiles.
     """
     if not members:
         raise InputError(f"{run.workdir}: an ensemble without members; let launch.train finish")
     parts = list(members.values())
+    if len({member.tiling for member in parts}) > 1:
+        raise InputError(
+            f"{run.workdir}: its members are calibrated for images in different tiles; "
+            f"`python -m launch.calibrate --workdir={run.workdir} [--tile=…]` calibrates all members alike"
+        )
     calibration = None
     if all(member.calibration is not None for member in parts):
         calibration = _calibration_of({name: member.calibration for name, member in members.items()}, run)
@@ -56,6 +61,7 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         forward=compile_forward(models.build(run.config.model).apply),
         classes=tuple(members),
         class_thresholds=tuple(member.threshold for member in parts),
+        tiling=parts[0].tiling,
     )
 
 
@@ -78,6 +84,7 @@ def _calibration_of(members: Mapping[str, Calibration], run: runs.Run) -> Calibr
         source="train" if "train" in sources else sorted(sources)[0],
         checkpoint_step=next(iter(members.values())).checkpoint_step,
         policy=next(iter(members.values())).policy,
+        tiling=next(iter(members.values())).tiling,
         notes=tuple(notes),
     )
 

@@ -112,6 +112,8 @@ def load(
         classes=classes,
         class_thresholds=class_thresholds,
         classifier=_classifier(graph, graphs[CLASSIFIER], config) if has_classifier else None,
+        tiling=None if own is None else own.tiling,
+        weights_sha256=sidecar.get("weights_sha256"),
     )
 
 

@@ -96,6 +96,7 @@ class Predictor:
       class_thresholds: theirs, [K].
       classifier: judges each detected defect; None: all are believed.
       tiling: how images are cut into tiles (`in_tiles`); None: as `config.data.fit` says.
+      weights_sha256: the hash of the variables (`checkpoint.weights_sha256`); None of an ensemble or an old export.
     """
 
     config: Config
@@ -108,6 +109,7 @@ class Predictor:
     class_thresholds: tuple[float, ...] = ()
     classifier: four_stage.Classifier | None = None
     tiling: Tiling | None = None
+    weights_sha256: str | None = None
 
     @classmethod
     def load(
@@ -158,9 +160,10 @@ class Predictor:
             return ensemble.combine(cls, run, members)
         module = models.build(run.config.model)
         variables, step = checkpoints.restore_variables(run.workdir, config=run.config, which=checkpoint)
+        sha256 = checkpoints.weights_sha256(variables)
         chosen = calibrations.load(run.workdir) if calibration is None else calibrations.read(Path(calibration))
         if not is_calibrating:
-            _warn_of_thresholds(chosen, checkpoint_step=step, run=run)
+            _warn_of_thresholds(chosen, checkpoint_step=step, weights_sha256=sha256, run=run)
         variables = models.inference_variables(
             run.config.model,
             variables,
@@ -177,6 +180,8 @@ class Predictor:
             classifier=four_stage.load_classifier(run)
             if run.config.classifier.is_enabled and stages == "all"
             else None,
+            tiling=None if chosen is None else chosen.tiling,
+            weights_sha256=sha256,
         )
 
     @property
@@ -209,7 +214,8 @@ class Predictor:
         Whatever the network normalises by the statistics of its input (norm "feature" of a SegDecNet, not batch norm)
         it normalises in each tile by that tile alone: they are those of an image of the size it was trained with. The
         score is the largest of the tiles', or where the model's score is the mean or maximum of its map, that of the
-        whole map. A threshold chosen on images of one tile is met more often by an image of many.
+        whole map. A threshold chosen on images of one tile is met more often by an image of many: a calibration is for
+        the tiles it was chosen with (`launch.calibrate --tile=…`), and a loaded predictor cuts images as it says.
 
         Args:
           size: of a tile (height, width) in pixels of the image, resized to the network's input; give the size of the
@@ -219,13 +225,14 @@ class Predictor:
         Raises:
           InputError: as `tiles.make_tiling`.
         """
-        if self.calibration is not None:
+        tiling = make_tiling(self.config, size=size, overlap=overlap)
+        if self.calibration is not None and self.calibration.tiling != tiling:
             _LOGGER.warning(
                 "The threshold was chosen on images judged without these tiles (%s): what it promises holds for such "
-                "images only.",
+                "images only. launch.calibrate with the same --tile chooses one for them.",
                 self.calibration.policy,
             )
-        return dataclasses.replace(self, tiling=make_tiling(self.config, size=size, overlap=overlap))
+        return dataclasses.replace(self, tiling=tiling)
 
     def on_all_devices(self) -> "Predictor":
         """The same predictor with its weights on every local device: batches are divided among them."""
@@ -384,7 +391,9 @@ class Predictor:
         return Judgement(result.score, cells, stride, result.class_scores, result.defects, detected, result.raw_score)
 
 
-def _warn_of_thresholds(calibration: Calibration | None, *, checkpoint_step: int, run: runs.Run) -> None:
+def _warn_of_thresholds(
+    calibration: Calibration | None, *, checkpoint_step: int, weights_sha256: str, run: runs.Run
+) -> None:
     workdir = run.workdir
     if calibration is None:
         _LOGGER.warning(
@@ -399,5 +408,11 @@ def _warn_of_thresholds(calibration: Calibration | None, *, checkpoint_step: int
             "The threshold of %s was chosen for the checkpoint of step %d, and this is step %d.",
             workdir,
             calibration.checkpoint_step,
+            checkpoint_step,
+        )
+    elif calibration.weights_sha256 not in (None, weights_sha256):
+        _LOGGER.warning(
+            "The threshold of %s was chosen for the checkpoint of step %d of another training: the weights differ.",
+            workdir,
             checkpoint_step,
         )

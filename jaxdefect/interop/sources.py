@@ -100,10 +100,12 @@ def _decision(predictor: Predictor | None) -> dict[str, Any]:
         "classes": [],
         "class_thresholds": [],
         "class_pixel_thresholds": [],
+        "weights_sha256": None,
     }
     if predictor is None:
         return values
     values |= {"threshold": predictor.threshold, "pixel_threshold": predictor.pixel_threshold}
+    values["weights_sha256"] = predictor.weights_sha256
     if predictor.calibration is not None:
         values["calibration"] = json.loads(calibrations.to_json(predictor.calibration))
     if predictor.classes:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdefect.model_config import BackgroundSuppressionConfig, SegDecConfig, check_image_size
-from jaxdefect.models.layers import ConvNorm, score_logit
+from jaxdefect.models.layers import Conv, ConvNorm, score_logit
 from jaxdefect.models.segdec import Encoder, kernel_init
 from jaxdefect.models.unet import UpConvolution
 
@@ -58,7 +58,7 @@ class BackgroundSuppression(nn.Module):
                 conv = ConvNorm(features, 5, 1, config.norm, init, dtype, name=f"stage{level}_conv{number}")
                 x = conv(x, train=train)
             # Before the upsampling, where it costs less: a 1x1 convolution and an interpolation commute.
-            logit = nn.Conv(1, (1, 1), kernel_init=init, name=f"stage{level}_logit")(x.astype(jnp.float32))
+            logit = Conv(1, 1, kernel_init=init, name=f"stage{level}_logit")(x.astype(jnp.float32))
             maps.append(jax.image.resize(logit[..., 0], (batch, height, width), "bilinear"))
         f3, f2, f1 = maps
         coarse = f1 + f2 + f3

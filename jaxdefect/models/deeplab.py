@@ -18,10 +18,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxdefect.models.depthwise import convolve_depthwise
-from jaxdefect.models.layers import ConvNorm, Norm, normalize
+from jaxdefect.models.imagenet import convolve
+from jaxdefect.models.layers import Conv, ConvNorm, Norm, normalize
 from jaxdefect.models.unet import block_mean
 
 _MIDDLE_UNITS = 16
@@ -72,10 +72,7 @@ class StridedConv(nn.Module):
         norm, kernel_init, dtype = self.options
         kernel = self.param("kernel", kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features))
         margin = (self.kernel // 2, self.kernel // 2)
-        strides, dimensions = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
-        x = lax.conv_general_dilated(
-            x.astype(dtype), kernel.astype(dtype), strides, (margin, margin), dimension_numbers=dimensions
-        )
+        x = convolve(x.astype(dtype), kernel.astype(dtype), stride=self.stride, padding=(margin, margin))
         return normalize(x, norm=norm, train=train)
 
 
@@ -189,5 +186,5 @@ class DeepLabSegmentation(nn.Module):
             x = SeparableConv(256, options, is_activated=True, name=f"decoder_conv{number}")(x, train=train)
         features = block_mean(x, 2)
         # The convolution is linear: the logit of the averaged features is the average of the logits at 1/4.
-        logit = nn.Conv(1, (1, 1), kernel_init=self.kernel_init, name="logit")(features.astype(jnp.float32))
+        logit = Conv(1, 1, kernel_init=self.kernel_init, name="logit")(features.astype(jnp.float32))
         return features, logit

@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxdefect.model_config import InputNorm
 from jaxdefect.models.depthwise import convolve_depthwise
+from jaxdefect.models.pointwise import convolve_pointwise
 
 # torchvision's normalisation of intensities in [0, 1]: red, green, blue.
 MEAN = (0.485, 0.456, 0.406)
@@ -61,7 +62,9 @@ def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides
     (top, bottom), (left, right) = padding
     side, (height, width) = kernel.shape[0], image.shape[1:3]
     num_pixels = ((height + top + bottom - side) // stride + 1) * ((width + left + right - side) // stride + 1)
-    if side == 1 or num_pixels > _FEW_PIXELS:
+    if side == 1:
+        return convolve_pointwise(image, kernel, stride=stride)
+    if num_pixels > _FEW_PIXELS:
         return directly(image, kernel)
     by_product = functools.partial(convolve_by_product, stride=stride, padding=padding)
     return lax.platform_dependent(image, kernel, cpu=by_product, default=directly)

@@ -17,6 +17,8 @@ import numpy as np
 from flax import traverse_util
 from jax import lax
 
+from jaxdefect.models.pointwise import convolve_pointwise
+
 SPECTRA = "spectra"  # the collection of variables that holds them
 _LARGE = 9  # the side from which on a kernel is large
 _LARGEST_TILE = 48  # its spectrum takes 630 MB for SegDecNet's kernel
@@ -44,7 +46,9 @@ def convolve(
     if kernel_spectrum is not None and dilation == 1:
         return convolve_by_spectrum(image, kernel_spectrum, side=kernel.shape[0])
     side, _, channels, features = kernel.shape
-    if side > 1 and side**2 * features <= channels:
+    if side == 1:
+        return convolve_pointwise(image, kernel)
+    if side**2 * features <= channels:
         by_taps = functools.partial(convolve_by_taps, dilation=dilation)
         directly = functools.partial(convolve_directly, dilation=dilation)
         return lax.platform_dependent(image, kernel, cpu=by_taps, default=directly)
@@ -195,8 +199,10 @@ def convolve_by_spectrum(image: jax.Array, kernel_spectrum: jax.Array, *, side: 
 
 
 def _transform(matrix: np.ndarray, values: jax.Array) -> jax.Array:
-    """matrix [m, n] @ values [..., n, k] -> [..., m, k], and so its gradient: the derived one first copies the cotangent
-    into another order, which costs as much as the product."""
+    """matrix [m, n] @ values [..., n, k] -> [..., m, k], and its gradient likewise.
+
+    The derived gradient first copies the cotangent into another order, which costs as much as the product.
+    """
 
     @jax.custom_vjp
     def transform(values: jax.Array) -> jax.Array:

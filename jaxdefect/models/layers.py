@@ -168,6 +168,24 @@ class SqueezeExcitation(nn.Module):
         return x * gate[:, None, None, :]
 
 
+class Conv(nn.Module):
+    """Convolution of an odd kernel: [B, H, W, I] -> [B, H, W, features]; parameters as `nn.Conv`."""
+
+    features: int
+    kernel: int
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features))
+        x = large_kernel.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            x += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return x
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, norm, and (unless it makes logits) ReLU: [B, H, W, I] -> [B, H, W, features]."""
 

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdefect.model_config import RegressionConfig, check_image_size
-from jaxdefect.models.layers import NORM_EPSILON, score_logit
+from jaxdefect.models.layers import NORM_EPSILON, Conv, score_logit
 from jaxdefect.types import MAX_SEVERITY
 
 _MOMENTUM = 0.9  # of the running averages: Flax's 0.99 lags behind for hundreds of steps, and validation with it
-_KERNEL_INIT = nn.initializers.xavier_normal()
 
 
 def _pool(x: jax.Array, stride: int) -> jax.Array:
@@ -62,11 +61,7 @@ class ResidualStage(nn.Module):
         return Activation(self.dtype, name=f"activation{number}")(x, train=train)
 
     def _conv(self, x: jax.Array, number: int, features: int, kernel: int) -> jax.Array:
-        sides = (kernel, kernel)
-        conv = nn.Conv(
-            features, sides, use_bias=False, dtype=self.dtype, kernel_init=_KERNEL_INIT, name=f"conv{number}"
-        )
-        return conv(x)
+        return Conv(features, kernel, use_bias=False, dtype=self.dtype, name=f"conv{number}")(x)
 
 
 class Regression(nn.Module):
@@ -89,15 +84,15 @@ class Regression(nn.Module):
             use_running_average=not train, momentum=_MOMENTUM, epsilon=NORM_EPSILON, dtype=dtype, name="input_norm"
         )
         x = norm(image)
-        x = nn.relu(nn.Conv(16, (5, 5), dtype=dtype, kernel_init=_KERNEL_INIT, name="conv1")(x))
+        x = nn.relu(Conv(16, 5, dtype=dtype, name="conv1")(x))
         x = _pool(x, 2)
-        x = nn.relu(nn.Conv(16, (3, 3), dtype=dtype, kernel_init=_KERNEL_INIT, name="conv2")(x))
+        x = nn.relu(Conv(16, 3, dtype=dtype, name="conv2")(x))
         x = _pool(x, config.cell_px // 2)
         x = ResidualStage(8, 32, dtype, name="stage1")(x, train=train)
         x = ResidualStage(16, 64, dtype, name="stage2")(x, train=train)
         x = Activation(dtype, name="activation")(x, train=train)
-        x = nn.relu(nn.Conv(512, (3, 3), dtype=dtype, kernel_init=_KERNEL_INIT, name="conv3")(x))
-        severity = nn.Conv(1, (1, 1), kernel_init=_KERNEL_INIT, name="severity")(x.astype(jnp.float32))
+        x = nn.relu(Conv(512, 3, dtype=dtype, name="conv3")(x))
+        severity = Conv(1, 1, name="severity")(x.astype(jnp.float32))
         probability = jnp.clip(severity[..., 0] / MAX_SEVERITY, 0.0, 1.0)
         decision = score_logit(probability, config.score)
         return {"segmentation": severity, "probability": probability, "decision": decision}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import UNetMobileNetV2Config, check_image_size
 from jaxdefect.models.imagenet import ConvBatchNorm, normalize_input
-from jaxdefect.models.layers import score_logit
+from jaxdefect.models.layers import Conv, score_logit
 from jaxdefect.models.mobilenet_v2 import Encoder
 
 _CHANNELS = (256, 128, 64, 32, 16)  # of the decoder's blocks, from 1/16 of the image's size up to all of it
@@ -53,7 +53,7 @@ class UNetMobileNetV2(nn.Module):
         *skips, x = Encoder(config.padding, dtype, name="encoder")(x, train=train)
         for number, (features, skip) in enumerate(zip(_CHANNELS, [*reversed(skips), None], strict=True), start=1):
             x = DecoderBlock(features, dtype, name=f"decoder{number}")(x, skip, train=train)
-        head = nn.Conv(1, (3, 3), kernel_init=nn.initializers.xavier_uniform(), dtype=dtype, name="head")
+        head = Conv(1, 3, kernel_init=nn.initializers.xavier_uniform(), dtype=dtype, name="head")
         logit_map = head(x).astype(jnp.float32)
         probability = nn.sigmoid(logit_map[..., 0])
         return {

@@ -1,7 +1,7 @@
 """What launch.calibrate does: chooses a run's thresholds by a policy, and shows what they are worth."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxdefect.inference import calibration_images, choosing, ensemble, score_ma
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.choosing import Wish
 from jaxdefect.inference.predictor import Predictor
+from jaxdefect.inference.tiles import Tiling
 from jaxdefect.metrics.image import decision_metrics
 from jaxdefect.metrics.reliability import Reliability, reliability
 from jaxdefect.reports import plots
@@ -53,7 +54,13 @@ class Result:
 
 
 def run_calibration(
-    workdir: Path, wish: Wish, images: Images, *, checkpoint: str | None = None, out: Path | None = None
+    workdir: Path,
+    wish: Wish,
+    images: Images,
+    *,
+    checkpoint: str | None = None,
+    cut: Callable[[Predictor], Predictor] = lambda predictor: predictor,
+    out: Path | None = None,
 ) -> list[Result]:
     """Calibrates a run, or every member of an ensemble, and writes the calibration and a reliability plot beside it.
 
@@ -62,6 +69,7 @@ def run_calibration(
       wish: the policy, and whether scores shall be probabilities.
       images: to choose on.
       checkpoint: "best", "last", a step, or None for the one that the run's config selects.
+      cut: gives the predictor its tiles (`Predictor.in_tiles`); the calibration is for images judged in them.
       out: the file to write; None: the run's calibration.json, which all launchers then decide by.
 
     Returns:
@@ -73,7 +81,7 @@ def run_calibration(
     """
     run = runs.load(workdir)
     if run.config.ensemble.kind == "none":
-        result = _calibrate(run, wish, images, checkpoint=checkpoint, out=out)
+        result = _calibrate(run, wish, images, checkpoint=checkpoint, cut=cut, out=out)
         _write(result)
         return [result]
     given = {
@@ -91,7 +99,7 @@ def run_calibration(
     for name in ensemble.member_classes(workdir):
         member = runs.load(ensemble.member_directory(workdir, name))
         try:
-            results.append(_calibrate(member, wish, images, checkpoint=checkpoint, out=None))
+            results.append(_calibrate(member, wish, images, checkpoint=checkpoint, cut=cut, out=None))
         except InputError as error:
             raise InputError(f"class {name}: {error}") from error
     for result in results:  # all or none
@@ -99,7 +107,15 @@ def run_calibration(
     return results
 
 
-def _calibrate(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | None, out: Path | None) -> Result:
+def _calibrate(
+    run: runs.Run,
+    wish: Wish,
+    images: Images,
+    *,
+    checkpoint: str | None,
+    cut: Callable[[Predictor], Predictor],
+    out: Path | None,
+) -> Result:
     if out is None and checkpoint is not None:
         raise InputError(
             f"--checkpoint={checkpoint}: {calibrations.calibration_path(run.workdir)} is for the checkpoint that the "
@@ -115,9 +131,10 @@ def _calibrate(run: runs.Run, wish: Wish, images: Images, *, checkpoint: str | N
             calibration = _from_scores(run, wish, images, groups, checkpoint=checkpoint, batch_size=batch_size)
         else:
             selection = calibration_images.select(run, samples, images.on)
+            predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
             groups |= {sample.id: sample.group for sample in selection.samples}
             calibration = choosing.calibrate_run(
-                Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True),
+                cut(dataclasses.replace(predictor, calibration=None, tiling=None)),
                 samples,
                 split=run.split,
                 batch_size=batch_size,
@@ -159,6 +176,7 @@ def _from_scores(
         score_map=score_map,
         images=chosen,
         num_trained=0,
+        tiling=None,
     )
 
 
@@ -179,6 +197,11 @@ def _curves(calibration: Calibration, groups: Mapping[str, str]) -> dict[str, Re
     return curves
 
 
+def _in_words(tiling: Tiling) -> str:
+    (height, width), (down, right) = tiling
+    return f"{height}x{width} px, one every {down}x{right} px (height x width)"
+
+
 def table(result: Result) -> Table:
     """The calibration for the terminal, with what it does to the images that it was chosen on."""
     calibration, images = result.calibration, result.calibration.images
@@ -193,6 +216,7 @@ def table(result: Result) -> Table:
         ("policy", str(calibration.policy)),
         ("chosen on", f"{calibration.source}: {num_defective} defective, {num_good} good"),
         ("checkpoint", f"step {calibration.checkpoint_step}"),
+        *((("tiles", _in_words(calibration.tiling)),) if calibration.tiling is not None else ()),
         ("defective from", f"{calibration.threshold:.6g}"),
     ]
     if calibration.reject_threshold is not None:

@@ -5,6 +5,7 @@ A checkpoint has two parts: "variables", what evaluation and prediction use (ave
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
@@ -126,6 +128,15 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
         return checkpoints.manager.restore(step, args=parts)["variables"], step
     finally:
         checkpoints.close()
+
+
+def weights_sha256(variables: Mapping[str, Any]) -> str:
+    """What tells weights from others, whatever run and step they come from: of all names and values."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
 
 
 def num_bytes_needed(workdir: Path, *, module: nn.Module, config: Config) -> int:

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from launching import ROOT
 
+from jaxdefect.inference.predictor import Predictor
+from jaxdefect.inference.tiles import make_tiling
+
 
 def launch(verb: str, *arguments: str, code: int = 0) -> str:
     """Runs a launcher and checks its exit code; its output."""
@@ -36,7 +39,7 @@ def checked(text: str, found: int | None, wanted: int) -> str:
 
 
 @pytest.mark.slow
-def test_from_data_to_predictions(tmp_path: Path) -> None:
+def test_from_data_to_predictions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, workdir, out = tmp_path / "data", tmp_path / "run", tmp_path / "out"
     launch("synthesize", "--layout=severstal", f"--out={data}", "--num_images=30", "--height=128", "--width=256")
     train = (
@@ -67,12 +70,19 @@ def test_from_data_to_predictions(tmp_path: Path) -> None:
     refused = fork("calibrate", f"--workdir={workdir}", "--policy=guarantee", tmp_path=tmp_path, code=2)
     assert "59 are needed" in refused
     three_way = tmp_path / "three_way.json"
-    policy = ("--policy=recall", "--recall=1", "--reject_precision=1", "--scores=isotonic")
+    policy = ("--policy=recall", "--recall=1", "--reject_precision=1", "--scores=isotonic", "--tile=auto")
     text = launch("calibrate", f"--workdir={workdir}", *policy, f"--out={three_way}")
     assert "three-way: no miss; no false alarm" in text
     assert "calibration error" in text
+    assert "64x128 px, one every" in text
     assert (tmp_path / "three_way_reliability.png").stat().st_size > 1000
     decided = json.loads(three_way.read_text())
+    predictor = Predictor.load(workdir, calibration=three_way)
+    assert predictor.tiling == make_tiling(predictor.config)
+    assert not caplog.records
+    three_way.write_text(json.dumps(decided | {"weights_sha256": "0" * 64}))
+    Predictor.load(workdir, calibration=three_way)
+    assert "of another training: the weights differ" in caplog.text
 
     images = tmp_path / "images"
     images.mkdir()

@@ -47,8 +47,10 @@ class FakePredictor:
 
     config: Config = dataclasses.field(default_factory=lambda: from_dict({"data": {"image_size": (64, 128)}}))
     checkpoint_step: int = 7
+    weights_sha256: str = "abc"
 
     classifier: None = None
+    tiling: None = None
     calibration: Calibration | None = None
 
     def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
@@ -289,7 +291,12 @@ def test_a_run_is_calibrated_once_for_its_checkpoint_and_anew_for_another(sample
     monkeypatch.setattr(choosing.Predictor, "load", load)
     metrics = report.run_evaluation(workdir)
     assert (metrics["num_images"], metrics["threshold"]) == (3, pytest.approx(0.65))  # between 0.9 + and 0.4 -
-    chosen = Calibration(threshold=0.15, pixel_threshold=0.5, source="validation", checkpoint_step=7)
+    chosen = Calibration(
+        threshold=0.15, pixel_threshold=0.5, source="validation", checkpoint_step=7, weights_sha256="another training"
+    )
+    calibrations.save(chosen, workdir)
+    assert report.run_evaluation(workdir)["threshold"] == pytest.approx(0.65)
+    chosen = dataclasses.replace(chosen, weights_sha256="abc")
     calibrations.save(chosen, workdir)
     assert report.run_evaluation(workdir)["threshold"] == 0.15  # its own checkpoint's: used as it is
     metrics = report.run_evaluation(workdir, part="validation", checkpoint="last")

@@ -1,10 +1,11 @@
 r"""Times a config: python -m launch.benchmark --config=configs/kolektor_joint.py --mode=inference.
 
-    --sizes=704x256,1408x512 --batch_sizes=1,4 --dtypes=float32,bfloat16 --layers --out=benchmark.json --plot=it.png
+    --sizes=704x256,1408x512 --batch_sizes=4,8 --dtypes=float32,bfloat16 --devices=1,2,4 --layers --out=benchmark.json
     python -m launch.benchmark --compare before.json after.json
 
-Every combination of batch size, image size and dtype is a row: compilation, median and p99 of a call, images per
-second, and how near that is to the device's own limits (a matrix product and a copy of memory, measured in the run).
+Every combination of batch size, image size, dtype and number of devices is a row: compilation, median and p99 of a
+call, images per second, and how near that is to the device's own limits (a matrix product and a copy of memory,
+measured in the run).
 Modes: inference and train on random images that are on the device; input and end_to_end on the config's data
 (`--config.data.root`), the latter with the share of the time for which the device waits for its input.
 """
@@ -25,6 +26,9 @@ _MODE = flags.DEFINE_enum("mode", "inference", ["inference", "train", "input", "
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Images per call; the config's if not given.")
 _SIZES = flags.DEFINE_list("sizes", None, "Image sizes as HEIGHTxWIDTH; the config's if not given.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the computation: float32, tf32, bfloat16.")
+_DEVICES = flags.DEFINE_list(
+    "devices", None, "Numbers of local devices that share a batch, as 1,2,4; if not given as many as divide it."
+)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 10, "Timed calls of each.", lower_bound=2)
 _LAYERS = flags.DEFINE_bool("layers", False, "Time every layer by itself too.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for all figures.")
@@ -51,8 +55,10 @@ def main(argv: Sequence[str]) -> None:
     if unknown := set(_DTYPES.value) - set(modes.DTYPES):
         raise InputError(f"--dtypes={','.join(sorted(unknown))}: must be among {', '.join(modes.DTYPES)}")
     settings = [
-        modes.Setting(_MODE.value, batch_size, size, dtype)
-        for size, batch_size, dtype in itertools.product(sizes, batch_sizes, _DTYPES.value)
+        modes.Setting(_MODE.value, batch_size, size, dtype, num_devices)
+        for size, batch_size, dtype, num_devices in itertools.product(
+            sizes, batch_sizes, _DTYPES.value, cli.integers(_DEVICES) or (None,)
+        )
     ]
     if not settings:
         raise InputError("--dtypes, --sizes and --batch_sizes: nothing is left to time; give at least one of each")

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdefect import models
 from jaxdefect.benchmark import layers, measure
@@ -32,6 +33,7 @@ class Setting:
     batch_size: int
     image_size: tuple[int, int]
     dtype: str
+    num_devices: int | None = None  # that share the batch; None: as many as divide it
 
 
 def run(config: Config, setting: Setting, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
@@ -46,9 +48,10 @@ def run(config: Config, setting: Setting, *, repetitions: int, with_layers: bool
     config = with_setting(config, setting)
     measure.forget_peak()
     timed = {"inference": _inference, "train": _train, "input": _input, "end_to_end": _end_to_end}[setting.mode]
+    mesh = step.device_mesh(setting.batch_size, num_devices=setting.num_devices)
     with jax.default_matmul_precision(_PRECISION[setting.dtype]):
-        figures = timed(config, repetitions=repetitions, with_layers=with_layers)
-    return {**dataclasses.asdict(setting), **figures}
+        figures = timed(config, mesh, repetitions=repetitions, with_layers=with_layers)
+    return {**dataclasses.asdict(setting), "num_devices": mesh.size, **figures}
 
 
 def with_setting(config: Config, setting: Setting) -> Config:
@@ -94,13 +97,13 @@ def _images(config: Config) -> np.ndarray:
     return np.random.default_rng(0).random(shape, np.float32)
 
 
-def _inference(config: Config, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
-    """The network on images that are on the device."""
+def _inference(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
+    """The network on images that are on the devices."""
     module, variables = _network(config)
     variables = models.inference_variables(
         config.model, variables, image_size=config.data.image_size, large_kernel=config.inference.large_kernel
     )
-    variables, image = jax.device_put((variables, _images(config)))
+    variables, image = step.replicate(variables, mesh), step.place({"image": _images(config)}, mesh)["image"]
     wanted = jax.jit(lambda variables, image: module.apply(variables, image, train=False))
     program, seconds, cost = measure.compile_program(wanted, variables, image)
     times = measure.time_calls(lambda: program(variables, image), repetitions=repetitions)
@@ -127,17 +130,17 @@ def random_batch(config: Config) -> dict[str, np.ndarray]:
     return batch | ({"class_id": label.astype(np.int32)} if config.data.classes else {})
 
 
-def _step(config: Config) -> tuple[Callable[..., Any], state.TrainState, Any]:
-    """The compiled step over all devices that divide the batch, its first state, and the mesh."""
-    module, mesh = models.build(config.model), step.device_mesh(config.training.batch_size)
+def _step(config: Config, mesh: Mesh) -> tuple[Callable[..., Any], state.TrainState]:
+    """The compiled step and its first state."""
+    module = models.build(config.model)
     stage = state.stages(config, steps_per_epoch=1000)[0]
     compiled = step.make_step(module, config, stage, mesh=mesh)
-    return compiled, step.replicate(state.initial_state(module, config, stage), mesh), mesh
+    return compiled, step.replicate(state.initial_state(module, config, stage), mesh)
 
 
-def _train(config: Config, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
-    """The training step on a batch that is on the device."""
-    compiled, current, mesh = _step(config)
+def _train(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
+    """The training step on a batch that is on the devices."""
+    compiled, current = _step(config, mesh)
     batch = step.place(random_batch(config), mesh)
     program, seconds, cost = measure.compile_program(compiled, current, batch)
     holder = [current]
@@ -172,9 +175,9 @@ def _batches(config: Config, samples: Sequence[Sample], *, num_steps: int) -> pi
     )
 
 
-def _input(config: Config, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
+def _input(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
     """Reading, decoding, augmenting and batching, without a network."""
-    del with_layers
+    del mesh, with_layers
     batches = _batches(config, _training_data(config), num_steps=repetitions + 1)
     reader = pipeline.iterate(batches, start=0, num_workers=config.data.num_workers)
     next(reader)  # starts the workers
@@ -182,14 +185,14 @@ def _input(config: Config, *, repetitions: int, with_layers: bool) -> dict[str, 
     return _figures(times, config, num_workers=config.data.num_workers)
 
 
-def _end_to_end(config: Config, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
+def _end_to_end(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
     """Training steps with their input, as `launch.train` does them; how long the device waits for its input."""
     del with_layers
-    alone = _train(config, repetitions=repetitions, with_layers=False)
-    compiled, current, mesh = _step(config)
+    alone = _train(config, mesh, repetitions=repetitions, with_layers=False)
+    compiled, current = _step(config, mesh)
     samples = _training_data(config)
     if config.training.scan_steps:
-        return _resident(config, samples, alone=alone, repetitions=repetitions)
+        return _resident(config, samples, mesh, alone=alone, repetitions=repetitions)
     reader = pipeline.iterate(
         _batches(config, samples, num_steps=repetitions + 2), start=0, num_workers=config.data.num_workers
     )
@@ -207,10 +210,10 @@ def _end_to_end(config: Config, *, repetitions: int, with_layers: bool) -> dict[
 
 
 def _resident(
-    config: Config, samples: Sequence[Sample], *, alone: Mapping[str, Any], repetitions: int
+    config: Config, samples: Sequence[Sample], mesh: Mesh, *, alone: Mapping[str, Any], repetitions: int
 ) -> dict[str, Any]:
     """The same for a training set on the device; a repetition is a call of several steps."""
-    module, mesh = models.build(config.model), step.device_mesh(config.training.batch_size)
+    module = models.build(config.model)
     stage, targets = state.stages(config, steps_per_epoch=1000)[0], Targets(config.model.output_stride)
     elements = resident.load(samples, config, targets=targets, mesh=mesh)
     chunk = resident.make_chunk(module, config, stage, targets=targets, mesh=mesh)
@@ -257,11 +260,16 @@ def check(config: Config, setting: Setting) -> None:
     """Finds what cannot be before anything is compiled.
 
     Raises:
-      InputError: an image size or batch that does not suit.
+      InputError: an image size, a batch or a number of devices that does not suit.
     """
     check_image_size(*setting.image_size, step=config.model.size_step, setting="--sizes")
     if setting.batch_size < 1:
         raise InputError(f"--batch_sizes: {setting.batch_size}: must be 1 or more")
+    count, present = setting.num_devices, jax.local_device_count()
+    if count is not None and (not 1 <= count <= present or setting.batch_size % count):
+        raise InputError(
+            f"--devices: {count}: there are {present} here, and they must share a batch of {setting.batch_size} evenly"
+        )
     if config.data.target == "severity" and setting.mode in ("input", "end_to_end"):
         raise InputError(
             f"--mode={setting.mode}: severities need the scale of a whole training set, which only launch.train "

@@ -12,7 +12,7 @@ from rich.table import Table
 from jaxdefect.reports import files
 from jaxdefect.types import InputError
 
-_KEY = ("mode", "batch_size", "image_size", "dtype")
+_KEY = ("mode", "batch_size", "image_size", "dtype")  # and the number of devices, 1 in old files
 _MIB = 2**20
 _SMALL = 0.005  # of the whole time: layers below are not listed
 
@@ -46,6 +46,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
         "batch",
         "size",
         "dtype",
+        "devices",
         "compile s",
         "ms",
         "p99 ms",
@@ -62,6 +63,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
             str(row["batch_size"]),
             "x".join(map(str, row["image_size"])),
             row["dtype"],
+            str(row.get("num_devices", 1)),
             _number(row.get("compile_seconds"), 1),
             _number(1e3 * times["median"], 1),
             _number(1e3 * times["p99"], 1),
@@ -122,19 +124,22 @@ def comparison(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
     ours, theirs = ({_key(row): row for row in content["rows"]} for content in (first, second))
     common = [key for key in ours if key in theirs]
     if not common:
-        raise InputError("the two files share no setting (mode, batch size, image size, dtype): nothing to compare")
+        raise InputError(
+            "the two files share no setting (mode, batch size, image size, dtype, devices): nothing to compare"
+        )
     devices = [content["environment"]["device"] for content in (first, second)]
     result = Table(title=f"A: {devices[0]}; B: {devices[1]}" if devices[0] != devices[1] else devices[0])
-    for column in ("mode", "batch", "size", "dtype", "A ms", "B ms", "A / B"):
+    for column in ("mode", "batch", "size", "dtype", "devices", "A ms", "B ms", "A / B"):
         result.add_column(column, justify="right" if column.endswith(("ms", "B")) else "left")
     for key in common:
         seconds = [rows[key]["times"]["median"] for rows in (ours, theirs)]
-        mode, batch, size, dtype = key
+        mode, batch, size, dtype, num_devices = key
         result.add_row(
             mode,
             str(batch),
             "x".join(map(str, size)),
             dtype,
+            str(num_devices),
             *(_number(1e3 * value, 1) for value in seconds),
             _number(seconds[0] / seconds[1], 2),
         )
@@ -142,11 +147,12 @@ def comparison(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(tuple(row[name]) if name == "image_size" else row[name] for name in _KEY)
+    key = tuple(tuple(row[name]) if name == "image_size" else row[name] for name in _KEY)
+    return (*key, row.get("num_devices", 1))
 
 
 def plot(rows: Iterable[Mapping[str, Any]]) -> Figure:
-    """Time of a call and temporary memory over the megapixels of a batch, a line for each mode and dtype."""
+    """Time of a call and temporary memory over the megapixels of a batch, a line for each of the other settings."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     times, memory = figure.subplots(1, 2)
     lines: dict[str, list[tuple[float, float, float]]] = {}
@@ -154,7 +160,9 @@ def plot(rows: Iterable[Mapping[str, Any]]) -> Figure:
         megapixels = row["batch_size"] * math.prod(row["image_size"]) / 1e6
         needed = temporary_bytes(row)
         point = (megapixels, row["times"]["median"], math.nan if needed is None else needed / _MIB)
-        lines.setdefault(f"{row['mode']}, {row['dtype']}", []).append(point)
+        num_devices = row.get("num_devices", 1)
+        devices = f", {num_devices} devices" if num_devices > 1 else ""
+        lines.setdefault(f"{row['mode']}, {row['dtype']}{devices}", []).append(point)
     for name, points in sorted(lines.items()):
         x, seconds, mebibytes = zip(*sorted(points), strict=True)
         times.plot(x, seconds, "o-", label=name)

@@ -1,7 +1,7 @@
 """The compiled training step. It knows a model, a stage and a loss, not a paper."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,13 @@ from jaxdefect.training.state import Stage, TrainState, merge_params, optimizer,
 Arrays = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Arrays], tuple[TrainState, Metrics]]
+_Tree = TypeVar("_Tree")
 
 
-def device_mesh(batch_size: int) -> Mesh:
-    """One axis, "data", over as many local devices as divide the batch evenly."""
+def device_mesh(batch_size: int, *, num_devices: int | None = None) -> Mesh:
+    """One axis, "data", over `num_devices` local devices, by default as many as divide the batch evenly."""
     devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    count = num_devices or max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return Mesh(devices[:count], ("data",))
 
 
@@ -31,9 +32,9 @@ def place(batch: Mapping[str, Any], mesh: Mesh) -> Arrays:
     return jax.device_put(numbers, NamedSharding(mesh, PartitionSpec("data")))
 
 
-def replicate(state: TrainState, mesh: Mesh) -> TrainState:
-    """The state on every device of the mesh."""
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+def replicate(tree: _Tree, mesh: Mesh) -> _Tree:
+    """A state, or variables, on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def loss_terms(outputs: Mapping[str, jax.Array], batch: Arrays, *, config: LossConfig) -> Metrics:

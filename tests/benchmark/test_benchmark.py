@@ -74,9 +74,10 @@ def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: C
 
 @pytest.mark.parametrize("mode", modes.MODES)
 def test_every_mode_gives_a_row_that_can_be_kept_shown_and_compared(config: Config, mode: str, tmp_path: Path):
-    setting = modes.Setting(mode, 2, (64, 64), "float32")
+    setting = modes.Setting(mode, 2, (64, 64), "float32", None if mode == "train" else 1)
     modes.check(config, setting)
     row = modes.run(config, setting, repetitions=2, with_layers=False)
+    assert row["num_devices"] == (2 if mode == "train" else 1)
     assert row["images_per_second"] == pytest.approx(2 / row["times"]["median"])
     if mode in ("inference", "train"):
         assert row["limits"]["binding_limit"] in ("matrix product", "copy")
@@ -105,5 +106,8 @@ def test_a_file_that_is_none_and_files_without_a_common_row_say_so(tmp_path: Pat
 def test_what_cannot_be_timed_is_refused_before_anything_is_compiled(config: Config):
     with pytest.raises(InputError, match="--sizes"):
         modes.check(config, modes.Setting("train", 2, (65, 64), "float32"))
+    for batch_size, num_devices in ((3, 2), (6, 3), (2, 0)):
+        with pytest.raises(InputError, match=r"--devices: .: there are 2 here"):
+            modes.check(config, modes.Setting("train", batch_size, (64, 64), "float32", num_devices))
     with pytest.raises(InputError, match="--batch_sizes"):
         modes.check(config, modes.Setting("train", 0, (64, 64), "float32"))

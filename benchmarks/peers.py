@@ -90,7 +90,7 @@ def our_side(case: Case) -> tuple[Timed, Callable[[], list[np.ndarray]]]:
 
     @jax.jit
     def forward(variables: Any, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs = module.apply(variables, image, train=False)
+        outputs = models.apply_inference(module.apply, variables, image)
         return outputs["segmentation"], outputs["decision"]
 
     if not case.is_training:

@@ -35,6 +35,11 @@ class Cost:
     output_bytes: int | None
     temporary_bytes: int | None
 
+    def repeated(self, count: int) -> "Cost":
+        """That of a program whose loop body, counted once, runs `count` times."""
+        flops, num_bytes = (None if x is None else count * x for x in (self.flops, self.bytes_accessed))
+        return dataclasses.replace(self, flops=flops, bytes_accessed=num_bytes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:

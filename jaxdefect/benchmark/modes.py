@@ -1,6 +1,7 @@
 """What is timed: inference, a training step, the input alone, and a training with its input."""
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,8 +105,9 @@ def _inference(config: Config, mesh: Mesh, *, repetitions: int, with_layers: boo
         config.model, variables, image_size=config.data.image_size, large_kernel=config.inference.large_kernel
     )
     variables, image = step.replicate(variables, mesh), step.place({"image": _images(config)}, mesh)["image"]
-    wanted = jax.jit(lambda variables, image: module.apply(variables, image, train=False))
+    wanted = jax.jit(functools.partial(models.apply_inference, module.apply))
     program, seconds, cost = measure.compile_program(wanted, variables, image)
+    cost = cost.repeated(models.num_inference_parts(image.shape))  # XLA counts a loop's body once
     times = measure.time_calls(lambda: program(variables, image), repetitions=repetitions)
     rows = (
         layers.time_layers(module, variables, image, is_training=False, repetitions=min(repetitions, 5))

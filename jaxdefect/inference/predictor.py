@@ -41,7 +41,7 @@ def compile_forward(apply: Callable[..., Any]) -> Forward:
 
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        outputs = apply(variables, images, train=False)
+        outputs = models.apply_inference(apply, variables, images)
         return {name: outputs[name].astype(jnp.float32) for name in ("decision", "probability")}
 
     return forward

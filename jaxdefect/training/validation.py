@@ -1,7 +1,7 @@
 """Validation inside a training: image-level figures, and strips of image, annotation and map to look at."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from scipy import special
 
-from jaxdefect import overlay
+from jaxdefect import models, overlay
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline
 from jaxdefect.metrics import image as image_metrics
@@ -37,7 +37,7 @@ def make_validation(
 
     @jax.jit
     def forward(variables: dict[str, Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = cast(dict[str, jax.Array], module.apply(variables, batch["image"], train=False))
+        outputs = models.apply_inference(module.apply, variables, batch["image"])
         terms = loss_terms(outputs, batch, config=config.loss)
         return {key: value for key, value in outputs.items() if key != "segmentation"} | terms
 

@@ -1,4 +1,4 @@
-"""Training on a CPU turns tall images over: every architecture must give the same for it."""
+"""What a CPU does its own way, images turned over or a batch in parts, gives the same."""
 
 import jax
 import numpy as np
@@ -31,3 +31,19 @@ def test_a_tall_image_in_training_gives_what_the_module_gives(name):
         np.testing.assert_allclose(outputs[name], values, atol=1e-3 * np.abs(values).max(), rtol=0)
     for ours, theirs in zip(jax.tree.leaves(batch_stats), jax.tree.leaves(updated), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6 + 1e-4 * np.abs(theirs).max(), rtol=0)
+
+
+def test_a_batch_in_parts_gives_what_it_gives_at_once(monkeypatch):
+    module = models.build(model_config.SegDecConfig(kernels="atrous", num_first_convs=1))
+    variables = models.init(module, num_channels=1, seed=0)
+    images = np.random.default_rng(0).random((6, 64, 96, 1), np.float32)
+    expected = jax.jit(lambda *arguments: module.apply(*arguments, train=False))(variables, images)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    for pixels, size in ((1, 1), (4 * 64 * 96, 3)):  # 4 does not divide 6
+        monkeypatch.setattr(models, "_PART_PIXELS", pixels)
+        run = jax.jit(lambda *arguments: models.apply_inference(module.apply, *arguments))
+        assert f"tensor<{size}x64x96x32xf32>" in run.lower(variables, images).as_text()
+        outputs = run(variables, images)
+        assert outputs.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_allclose(outputs[name], values, atol=1e-4 * np.abs(values).max(), rtol=0)

@@ -38,6 +38,7 @@ class FakePredictor:
     calibration: Calibration | None
     checkpoint_step: int = 7
     classifier: None = None
+    weights_sha256: str = "abc"
 
     @property
     def threshold(self) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,7 +154,7 @@ def merge(out: Path) -> int:
       How many images they hold.
 
     Raises:
-      InputError: there are no shards, some are missing, or they are of several counts.
+      InputError: there are no shards, some are missing, they are of several counts, or of several sets of images.
     """
     paths = sorted(out.glob(f"{TABLE}-*-of-*.jsonl"))
     counts = {path.stem.rpartition("-of-")[2] for path in paths}
@@ -164,7 +165,17 @@ def merge(out: Path) -> int:
     missing = [table_path(out, shard).name for shard in shards if not table_path(out, shard).exists()]
     if missing:
         raise InputError(f"{out}: {', '.join(missing)} missing; let these shards finish first")
-    records = sorted((record for shard in shards for record in read(table_path(out, shard))), key=lambda each: each.id)
+    tables = [(shard.index, record) for shard in shards for record in read(table_path(out, shard))]
+    tables.sort(key=lambda item: item[1].id)
+    records = [record for _, record in tables]
+    # The images are dealt out in the order of their ids, so tables of the same images take turns.
+    if any(index != place % len(shards) for place, (index, _) in enumerate(tables)) or any(
+        one.id == other.id for one, other in itertools.pairwise(records)
+    ):
+        raise InputError(
+            f"{out}: the shards' tables are not of the same set of images (another --images, or files came or went in "
+            "between); judge all shards anew"
+        )
     with table(out) as add:
         for record in records:
             add(record)

@@ -201,6 +201,14 @@ def test_shards_share_the_images_and_their_tables_merge_to_that_of_one_process(
         del record["seconds"]
     assert merged == expected
     assert (out / "defects.json").read_text() == (alone / "defects.json").read_text()
+    for first, second in (
+        (f"{folder}/x.*", folder),
+        (f"{folder}/x.png", f"{folder}/x.[bp]*"),
+    ):  # the latter: one id twice
+        run_main(monkeypatch, predictor, f"--images={first}", f"--out={out}", "--shard=0/2")
+        run_main(monkeypatch, predictor, f"--images={second}", f"--out={out}", "--shard=1/2")
+        with pytest.raises(InputError, match="not of the same set of images"):
+            run_main(monkeypatch, predictor, "--merge", f"--out={out}")
     for shard in ("2/2", "1", "a/b"):
         with pytest.raises(InputError, match="must be i/n"):
             run_main(monkeypatch, predictor, f"--images={folder}", f"--out={out}", f"--shard={shard}")

@@ -22,11 +22,11 @@ from jaxdefect.models.pointwise import convolve_pointwise
 SPECTRA = "spectra"  # the collection of variables that holds them
 _LARGE = 9  # the side from which on a kernel is large
 _LARGEST_TILE = 48  # its spectrum takes 630 MB for SegDecNet's kernel
-# What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps of 88x32 and 176x64. The unit
+# What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps from 8x8 to 176x64. The unit
 # is one frequency of one tile.
 _READING = 4  # a known spectrum, per frequency
-_TRANSFORMING = 40  # a spectrum's computation and its gradient's, per frequency
-_ROWS = 34  # the sum of row products, per pixel
+_TRANSFORMING = 35  # a spectrum's computation and its gradient's, per frequency
+_ROWS = 0.36  # the sum of row products, per pixel and tap
 
 
 def convolve(
@@ -62,7 +62,7 @@ def _convolve_on_cpu(image: jax.Array, kernel: jax.Array) -> jax.Array:
     side, (batch, height, width, _) = kernel.shape[0], image.shape
     batch = batch if isinstance(batch, int) else 1  # an export's may be a symbol
     tile, cost = _best_tile(height, width, batch=batch, side=side, per_frequency=_TRANSFORMING)
-    if image.dtype != jnp.float32 or _ROWS * batch * height * width < cost:
+    if image.dtype != jnp.float32 or _ROWS * side**2 * batch * height * width < cost:
         return convolve_by_rows(image, kernel)
     return convolve_by_spectrum(image, spectrum(kernel, tile=tile), side=side)
 

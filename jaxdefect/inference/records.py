@@ -165,13 +165,12 @@ def merge(out: Path) -> int:
     missing = [table_path(out, shard).name for shard in shards if not table_path(out, shard).exists()]
     if missing:
         raise InputError(f"{out}: {', '.join(missing)} missing; let these shards finish first")
-    tables = [(shard.index, record) for shard in shards for record in read(table_path(out, shard))]
-    tables.sort(key=lambda item: item[1].id)
-    records = [record for _, record in tables]
-    # The images are dealt out in the order of their ids, so tables of the same images take turns.
-    if any(index != place % len(shards) for place, (index, _) in enumerate(tables)) or any(
-        one.id == other.id for one, other in itertools.pairwise(records)
-    ):
+    dealt = [(record, shard.index) for shard in shards for record in read(table_path(out, shard))]
+    dealt.sort(key=lambda item: item[0].id)
+    records = [record for record, _ in dealt]
+    # Images are dealt out in the order of their ids, so tables of the same images take turns.
+    takes_turns = all(index == place % len(shards) for place, (_, index) in enumerate(dealt))
+    if not takes_turns or any(one.id == other.id for one, other in itertools.pairwise(records)):
         raise InputError(
             f"{out}: the shards' tables are not of the same set of images (another --images, or files came or went in "
             "between); judge all shards anew"

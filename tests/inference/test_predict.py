@@ -201,10 +201,8 @@ def test_shards_share_the_images_and_their_tables_merge_to_that_of_one_process(
         del record["seconds"]
     assert merged == expected
     assert (out / "defects.json").read_text() == (alone / "defects.json").read_text()
-    for first, second in (
-        (f"{folder}/x.*", folder),
-        (f"{folder}/x.png", f"{folder}/x.[bp]*"),
-    ):  # the latter: one id twice
+    # Tables that do not take turns, and such that do but hold one id twice.
+    for first, second in ((f"{folder}/x.*", folder), (f"{folder}/x.png", f"{folder}/x.[bp]*")):
         run_main(monkeypatch, predictor, f"--images={first}", f"--out={out}", "--shard=0/2")
         run_main(monkeypatch, predictor, f"--images={second}", f"--out={out}", "--shard=1/2")
         with pytest.raises(InputError, match="not of the same set of images"):

@@ -4,6 +4,7 @@ r"""Chooses the thresholds of a trained run, and stores them as its calibration.
     python -m launch.calibrate --workdir=RUN --policy=guarantee --alpha=0.05 --delta=0.05
     python -m launch.calibrate --workdir=RUN --policy=recall --recall=1 --reject_precision=1 --scores=platt
     python -m launch.calibrate --workdir=CV/fold_2/seed_0 --scores_csv=CV/scores.csv --folds=0,1
+    python -m launch.calibrate --workdir=ENSEMBLE --joint --policy=cost --reject_precision=1
 
 Policies:
   f1         best F1.
@@ -20,8 +21,11 @@ cut images that way by themselves, wherever they decide by this calibration.
 --reject_precision makes any of them a three-way decision: accept, inspect by hand, reject. Below the policy's threshold
 images are accepted; from the score on from which this share of the calibration images is defective they are rejected.
 
-launch.evaluate and launch.predict decide by the stored calibration, or by --calibration=FILE. An ensemble's members are
-calibrated one by one, each for its class.
+launch.evaluate and launch.predict decide by the stored calibration, or by --calibration=FILE.
+
+An ensemble's members are calibrated one by one, each for its class, and an image is defective where one of them says
+so. --joint then chooses thresholds of the joined score, by which the ensemble decides of images: what is promised is
+about images, whatever their defect. Classes and pixels are called by the members' thresholds as before.
 """
 
 import functools
@@ -57,6 +61,7 @@ _SCORES_CSV = flags.DEFINE_list(
 )
 _FOLDS = flags.DEFINE_list("folds", None, "Folds of --scores_csv to use, as 0,1; all if not given.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of --scores_csv to use, where there are several.")
+_JOINT = flags.DEFINE_bool("joint", False, "Of an ensemble: calibrate the joined score instead of the members.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "best, last or a step; default: what the run's config selects.")
 _TILE = flags.DEFINE_string("tile", None, "auto, or HEIGHTxWIDTH in pixels: judge in overlapping tiles.")
 _OVERLAP = flags.DEFINE_float("overlap", None, "Share of a tile's side that neighbours have in common.")
@@ -72,6 +77,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--folds and --seed belong to --scores_csv, which is not given")
     if _SCORES_CSV.value and (_TILE.present or _OVERLAP.present):
         raise InputError("--tile and --overlap: not with --scores_csv, whose scores are there already")
+    if _JOINT.value and (_TILE.present or _OVERLAP.present):
+        raise InputError("--tile and --overlap: not with --joint, which takes the members' tiles; calibrate them first")
     given: dict[str, Any] = {flag.name: flag.value for flag in _PARAMETERS}
     results = calibration.run_calibration(
         Path(cli.required(_WORKDIR)),
@@ -79,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
         calibration.Images(
             _ON.value, tuple(map(Path, _SCORES_CSV.value)), folds=cli.integers(_FOLDS), seed=_SEED.value
         ),
+        is_joint=_JOINT.value,
         checkpoint=_CHECKPOINT.value,
         cut=functools.partial(cli.in_tiles, tile=_TILE.value, overlap=_OVERLAP.value),
         out=None if _OUT.value is None else Path(_OUT.value),

@@ -97,10 +97,12 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
         assert result.calibration.threshold <= min(defective)
     with pytest.raises(InputError, match=r"class bar: validation: .* 59 are needed"):
         run_calibration(tmp_path / "stacked", Wish(policies.make("guarantee")), images)
-    with pytest.raises(InputError, match="--scores=platt: not for an ensemble"):
+    with pytest.raises(InputError, match=r"--scores=platt: not for the members of an ensemble.* --joint"):
         run_calibration(tmp_path / "stacked", Wish(scores="platt"), images)
-    with pytest.raises(InputError, match=r"--calibration=x\.json: .* is an ensemble"):
-        Predictor.load(tmp_path / "stacked", calibration="x.json")
+    with pytest.raises(InputError, match=r"members/bar/calibration\.json: not chosen for the joined score"):
+        Predictor.load(tmp_path / "stacked", calibration=tmp_path / "stacked/members/bar/calibration.json")
+    with pytest.raises(InputError, match=r"--joint: .* is no ensemble"):
+        run_calibration(tmp_path / "stacked/members/bar", wish, images, is_joint=True)
 
     metrics = run_evaluation(tmp_path / "stacked")
     assert list(metrics["classes"]) == ["bar", "spot"]
@@ -115,6 +117,44 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
         (judgement,) = ensemble.judge([image[..., None].astype(np.float32) / 255])
         for name, prediction in alone.items():
             assert (judgement.class_scores[name] >= 0.5) == prediction.is_defective
+    check_joint_calibration(tmp_path / "stacked", folder)
+
+
+def check_joint_calibration(workdir: Path, folder: Path) -> None:
+    """Of images another decision, three ways and with probabilities; of classes and pixels the same."""
+    image = cv2.imread(str(folder / "0.png"), cv2.IMREAD_GRAYSCALE)
+    before = Predictor.load(workdir)(image)
+    wish = Wish(policies.make("recall", recall=1.0, reject_precision=1.0))
+    (result,) = run_calibration(workdir, wish, Images(), is_joint=True)
+    joint = result.calibration
+    assert (result.path, joint.pixel_threshold) == (workdir / "calibration.json", 0.5)
+    assert joint.images is not None
+    assert set(joint.images.labels) == {0, 1}
+    after = Predictor.load(workdir)(image)
+    assert (after.class_scores, after.defects) == (before.class_scores, before.defects)
+    np.testing.assert_array_equal(after.probability, before.probability)
+    assert after.score == before.score
+    assert after.verdict == joint.verdict(after.score)
+    assert run_evaluation(workdir)["threshold"] == joint.threshold
+
+    scores = workdir / "scores.csv"
+    rows = [f"{n},{int(n > 8)},{0.4 + n / 50 + n % 2 / 10}" for n in range(20)]
+    scores.write_text("\n".join(["id,label,score", *rows]))
+    out, out_of_fold = workdir / "platt.json", Images(scores_csv=(scores,))
+    (result,) = run_calibration(workdir, Wish(scores="platt"), out_of_fold, is_joint=True, out=out)
+    score = Predictor.load(workdir, calibration=out)(image).score
+    assert score == pytest.approx(result.calibration.calibrated(before.score))
+    assert abs(score - before.score) > 1e-3
+
+    # Other thresholds of a member make other joined scores: an evaluation chooses anew, and what cannot, refuses.
+    run_calibration(workdir, Wish(policies.make("cost", cost_ratio=1.0)), Images())
+    with pytest.raises(InputError, match=r"calibration\.json: not chosen for the joined score .* --joint"):
+        Predictor.load(workdir)
+    run_evaluation(workdir)
+    chosen = Predictor.load(workdir).calibration
+    assert chosen is not None
+    assert chosen.policy == joint.policy
+    assert chosen.weights_sha256 != joint.weights_sha256
 
 
 def test_four_stages_are_trained_by_one_command_and_judged_with_and_without_the_classifier(

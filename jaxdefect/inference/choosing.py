@@ -141,7 +141,8 @@ def calibrate_run(
     The logistic regression, if the config wants one, and the pixel threshold of best mean IoU are fitted on the
     training images; the thresholds are chosen on `selection`, by default the validation images or, where those hold no
     defect to choose by, the training images. Of the training images only the masks that the run was allowed to see are
-    used. A classifier judges what lies above the pixel threshold, so it joins when that is known.
+    used. A classifier judges what lies above the pixel threshold, so it joins when that is known. Of an ensemble only
+    the joined score gets thresholds: pixels and classes are decided by those of its members.
     """
     config = predictor.config
     detector = dataclasses.replace(predictor, calibration=None, classifier=None)
@@ -156,7 +157,9 @@ def calibrate_run(
         done = on_stage("Fitting the decision on train", len(train))
         scored = score(detector, train, batch_size=batch_size, on_progress=done)
         weights = logistic.fit((item.judgement.probability, item.sample.label) for item in scored)
-    if config.inference.pixel_criterion == "mean_iou":
+    if predictor.classes:
+        pixel_threshold = ensemble.THRESHOLD
+    elif config.inference.pixel_criterion == "mean_iou":
         masked = [sample for sample in train if sample.label and sample.mask is not None]
         done = on_stage("Choosing the pixel threshold on train", len(masked))
         pixel_threshold = _mean_iou_threshold(detector, masked, batch_size=batch_size, on_progress=done)
@@ -197,7 +200,8 @@ def calibrated(
 
     Those that the run holds for other weights are chosen anew as they were, by the same policy on the same part of the
     split. What is chosen is kept with the run, unless `checkpoint` asked for other weights than the run selects. The
-    members of an ensemble have thresholds of their own. `calibration`: a file to decide by instead.
+    members of an ensemble have thresholds of their own, and above them it may have a joint calibration. `calibration`:
+    a file to decide by instead.
 
     Raises:
       InputError: thresholds for other weights that were chosen on images outside the split; no such file.
@@ -205,20 +209,15 @@ def calibrated(
     if calibration is not None:
         return Predictor.load(run.workdir, checkpoint=checkpoint, calibration=calibration)
     if run.config.ensemble.kind != "none":
-        members = {
-            name: calibrated(
-                runs.load(ensemble.member_directory(run.workdir, name)),
-                checkpoint=checkpoint,
-                batch_size=batch_size,
-                on_stage=on_stage,
-            )
-            for name in ensemble.member_classes(run.workdir)
-        }
-        return ensemble.combine(Predictor, run, members)
-    predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
-    known = predictor.calibration
+        predictor = calibrated_members(run, checkpoint=checkpoint, batch_size=batch_size, on_stage=on_stage)
+        known = calibrations.load(run.workdir)
+        if known is None:
+            return predictor
+    else:
+        predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
+        known = predictor.calibration
     if known is not None and _belongs(known, predictor):
-        return predictor
+        return _with(known, predictor)
     samples = readers.read(run.config.data)
     selection, wish = (None, DEFAULT_WISH) if known is None else _as_before(known, run, samples)
     chosen = calibrate_run(
@@ -232,11 +231,40 @@ def calibrated(
     )
     if checkpoint is None:
         calibrations.save(chosen, run.workdir)
-    return dataclasses.replace(predictor, calibration=chosen)
+    return _with(chosen, predictor)
+
+
+def _with(calibration: Calibration, predictor: Predictor) -> Predictor:
+    if predictor.classes:
+        return ensemble.with_joint(predictor, calibration, where=calibrations.calibration_path(predictor.workdir))
+    return dataclasses.replace(predictor, calibration=calibration)
+
+
+def calibrated_members(
+    run: runs.Run, *, checkpoint: str | None = None, batch_size: int, on_stage: OnStage = _silent
+) -> Predictor:
+    """The ensemble whose members have the thresholds that belong to their weights (`calibrated`), and no joint one."""
+    members = {
+        name: calibrated(
+            runs.load(ensemble.member_directory(run.workdir, name)),
+            checkpoint=checkpoint,
+            batch_size=batch_size,
+            on_stage=on_stage,
+        )
+        for name in ensemble.member_classes(run.workdir)
+    }
+    return ensemble.combine(Predictor, run, members)
 
 
 def defaults(run: runs.Run, *, checkpoint: str | None, batch_size: int) -> Calibration:
-    """The run's calibration for these weights, or if it has none, what it would choose unasked; nothing is kept."""
+    """The run's calibration for these weights, or if it has none, what it would choose unasked; nothing is kept.
+
+    Of an ensemble that of its members, who keep theirs.
+    """
+    if run.config.ensemble.kind != "none":
+        joined = calibrated_members(run, checkpoint=checkpoint, batch_size=batch_size).calibration
+        assert joined is not None
+        return joined
     predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
     known = predictor.calibration
     if known is not None and _belongs(known, predictor):

@@ -1,10 +1,14 @@
 """An ensemble of binary detectors, one per defect class, as one predictor.
 
 Each member has thresholds of its own. Scores and maps are bent so that every member's threshold lies at 1/2 before the
-largest is taken: the ensemble calls an image defective from 1/2 on, exactly where one of its members does.
+largest is taken: the ensemble calls an image defective from 1/2 on, exactly where one of its members does. A joint
+calibration decides of images by other thresholds of that largest score; classes and pixels are called as before.
 """
 
+import dataclasses
 import functools
+import hashlib
+import json
 import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,9 +52,10 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
             f"{run.workdir}: its members are calibrated for images in different tiles; "
             f"`python -m launch.calibrate --workdir={run.workdir} [--tile=…]` calibrates all members alike"
         )
-    calibration = None
+    calibration, sha256 = None, _sha256(members)
     if all(member.calibration is not None for member in parts):
         calibration = _calibration_of({name: member.calibration for name, member in members.items()}, run)
+        calibration = dataclasses.replace(calibration, weights_sha256=sha256)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.variables for member in parts))
     return predictor_class(
         config=run.config,
@@ -62,7 +67,48 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         classes=tuple(members),
         class_thresholds=tuple(member.threshold for member in parts),
         tiling=parts[0].tiling,
+        weights_sha256=sha256,
     )
+
+
+def _sha256(members: Mapping[str, Any]) -> str:
+    """The hash of all that the joined score follows from: the members' weights and thresholds."""
+    parts = [
+        (name, member.weights_sha256, float(member.threshold), float(member.pixel_threshold))
+        for name, member in members.items()
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def check_joint(joint: Calibration, sha256: str | None, *, where: Path, workdir: Path) -> None:
+    """Whether a joint calibration belongs to an ensemble.
+
+    Args:
+      joint: read from `where`.
+      sha256: `weights_sha256` of the ensemble's predictor.
+      where: its file.
+      workdir: of the ensemble.
+
+    Raises:
+      InputError: it was chosen for other members, for other thresholds of theirs, or for no ensemble at all.
+    """
+    if sha256 is None or joint.weights_sha256 != sha256:
+        raise InputError(
+            f"{where}: not chosen for the joined score of {workdir}: its members, or their thresholds, are others. "
+            "launch.calibrate --joint chooses one for them; without the file an image is defective where a member "
+            "says so"
+        )
+
+
+def with_joint(predictor: Any, joint: Calibration, *, where: Path) -> Any:
+    """The ensemble's predictor that decides of images by a joint calibration, whose notes gain the members'.
+
+    Raises:
+      InputError: as `check_joint`.
+    """
+    check_joint(joint, predictor.weights_sha256, where=where, workdir=predictor.workdir)
+    of_members = () if predictor.calibration is None else predictor.calibration.notes
+    return dataclasses.replace(predictor, calibration=dataclasses.replace(joint, notes=(*joint.notes, *of_members)))
 
 
 def _calibration_of(members: Mapping[str, Calibration], run: runs.Run) -> Calibration:
@@ -71,7 +117,8 @@ def _calibration_of(members: Mapping[str, Calibration], run: runs.Run) -> Calibr
         if own.score_map is not None:
             raise InputError(
                 f"{member_directory(run.workdir, name)}: calibrated scores, which an ensemble cannot join; "
-                f"`python -m launch.calibrate --workdir={run.workdir}` calibrates all members anew"
+                f"`python -m launch.calibrate --workdir={run.workdir}` calibrates all members anew, and with --joint "
+                "--scores=… the joined score"
             )
     sources = {own.source for own in members.values()}
     notes = [

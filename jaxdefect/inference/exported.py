@@ -76,7 +76,7 @@ def load(
 
     Raises:
       InputError: no StableHLO export; a file that is missing, broken, of a newer version, or not the one that the
-        sidecar was written for; one for another platform; a calibration for an ensemble.
+        sidecar was written for; one for another platform; a calibration as `ensemble.check_joint` says.
     """
     sidecar = read_sidecar(graph)
     try:
@@ -91,9 +91,9 @@ def load(
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _broken(graph, sidecar, error) from error
     if calibration is not None:
-        if classes:
-            raise InputError(f"--calibration={calibration}: {graph} is an ensemble, whose members have their own")
         own = calibrations.read(Path(calibration))
+        if classes:
+            ensemble.check_joint(own, sidecar.get("weights_sha256"), where=Path(calibration), workdir=graph)
     if own is None and not is_calibrating:
         _LOGGER.warning(
             "%s was exported without a calibration: the threshold is the model's default, %.6g.",

@@ -96,7 +96,8 @@ class Predictor:
       class_thresholds: theirs, [K].
       classifier: judges each detected defect; None: all are believed.
       tiling: how images are cut into tiles (`in_tiles`); None: as `config.data.fit` says.
-      weights_sha256: the hash of the variables (`checkpoint.weights_sha256`); None of an ensemble or an old export.
+      weights_sha256: the hash of the variables (`checkpoint.weights_sha256`), of an ensemble that of its members'
+        variables and thresholds; None of an old export.
     """
 
     config: Config
@@ -127,13 +128,14 @@ class Predictor:
           workdir: the folder that training wrote, or what launch.export wrote as StableHLO: the folder or the graph in
             it. That needs nothing of the run, neither checkpoint nor data.
           checkpoint: "best", "last" or a step; None: what `config.training.select` says. An export has only one.
-          calibration: a file that launch.calibrate wrote; None: the run's own calibration.json.
+          calibration: a file that launch.calibrate wrote, for an ensemble with --joint; None: the run's own
+            calibration.json.
           is_calibrating: the caller will choose the thresholds, so do not warn of missing ones.
           stages: "detector" leaves the classifier out.
 
         Raises:
           InputError: no run there, no such checkpoint, or one of another architecture; a classifier by itself; no such
-            calibration, or one for an ensemble, whose members have their own; an export as `exported.load` says.
+            calibration, or for an ensemble, one as `ensemble.check_joint` says; an export as `exported.load` says.
         """
         graph = exported.find(Path(workdir))
         if graph is not None:
@@ -146,18 +148,17 @@ class Predictor:
         if run.config.data.classes:
             raise InputError(f"{workdir}: a classifier of defects; load the detector that it belongs to")
         if run.config.ensemble.kind != "none":
-            if calibration is not None:
-                raise InputError(
-                    f"--calibration={calibration}: {workdir} is an ensemble, whose members have thresholds of their "
-                    f"own (`python -m launch.calibrate --workdir={workdir}` chooses them all)"
-                )
             members = {
                 name: cls.load(
                     ensemble.member_directory(run.workdir, name), checkpoint=checkpoint, is_calibrating=is_calibrating
                 )
                 for name in ensemble.member_classes(run.workdir)
             }
-            return ensemble.combine(cls, run, members)
+            joined = ensemble.combine(cls, run, members)
+            where = calibrations.calibration_path(run.workdir) if calibration is None else Path(calibration)
+            if calibration is None and (is_calibrating or not where.exists()):
+                return joined
+            return ensemble.with_joint(joined, calibrations.read(where), where=where)
         module = models.build(run.config.model)
         variables, step = checkpoints.restore_variables(run.workdir, config=run.config, which=checkpoint)
         sha256 = checkpoints.weights_sha256(variables)
@@ -187,16 +188,14 @@ class Predictor:
     @property
     def threshold(self) -> float:
         """An image is defective from this score on."""
-        if self.classes:
-            return ensemble.THRESHOLD
-        return self.config.model.threshold if self.calibration is None else self.calibration.threshold
+        if self.calibration is not None:
+            return self.calibration.threshold
+        return ensemble.THRESHOLD if self.classes else self.config.model.threshold
 
     @property
     def pixel_threshold(self) -> float:
         """A pixel is defective from this probability on."""
-        if self.classes or self.calibration is None:
-            return calibrations.DEFAULT_PIXEL_THRESHOLD
-        return self.calibration.pixel_threshold
+        return calibrations.DEFAULT_PIXEL_THRESHOLD if self.calibration is None else self.calibration.pixel_threshold
 
     def is_defective(self, score: float) -> bool:
         """The decision for a score, as `jaxdefect.inference.thresholds` means it: score >= threshold."""

@@ -1,6 +1,7 @@
 """What launch.calibrate does: chooses a run's thresholds by a policy, and shows what they are worth."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from jaxdefect.training import runs
 from jaxdefect.types import InputError
 
 _MIN_BATCH_SIZE = 4
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,7 @@ def run_calibration(
     wish: Wish,
     images: Images,
     *,
+    is_joint: bool = False,
     checkpoint: str | None = None,
     cut: Callable[[Predictor], Predictor] = lambda predictor: predictor,
     out: Path | None = None,
@@ -68,6 +71,8 @@ def run_calibration(
       workdir: the run's directory.
       wish: the policy, and whether scores shall be probabilities.
       images: to choose on.
+      is_joint: of an ensemble, calibrate the joined score that it decides of images by; members without a calibration
+        get theirs first.
       checkpoint: "best", "last", a step, or None for the one that the run's config selects.
       cut: gives the predictor its tiles (`Predictor.in_tiles`); the calibration is for images judged in them.
       out: the file to write; None: the run's calibration.json, which all launchers then decide by.
@@ -80,7 +85,10 @@ def run_calibration(
       InputError: not a run, unsuitable images, a policy that they cannot serve, or a file that cannot be written.
     """
     run = runs.load(workdir)
-    if run.config.ensemble.kind == "none":
+    is_ensemble = run.config.ensemble.kind != "none"
+    if is_joint and not is_ensemble:
+        raise InputError(f"--joint: {workdir} is no ensemble; leave it out")
+    if is_joint or not is_ensemble:
         result = _calibrate(run, wish, images, checkpoint=checkpoint, cut=cut, out=out)
         _write(result)
         return [result]
@@ -92,8 +100,9 @@ def run_calibration(
     }
     if wrong := [flag for flag, is_given in given.items() if is_given]:
         raise InputError(
-            f"{wrong[0]}: not for an ensemble, such as {workdir}: each member has one threshold of its own, kept in "
-            "its own directory, and the members' scores are joined by those"
+            f"{wrong[0]}: not for the members of an ensemble, such as {workdir}: each has one threshold of its own, "
+            "kept in its own directory, and the members' scores are joined by those. --joint calibrates the joined "
+            "score"
         )
     results = []
     for name in ensemble.member_classes(workdir):
@@ -104,6 +113,9 @@ def run_calibration(
             raise InputError(f"class {name}: {error}") from error
     for result in results:  # all or none
         _write(result)
+    joint = calibrations.calibration_path(workdir)
+    if joint.exists():
+        _LOGGER.warning("%s was chosen for the members' former thresholds; run launch.calibrate --joint again", joint)
     return results
 
 
@@ -131,10 +143,16 @@ def _calibrate(
             calibration = _from_scores(run, wish, images, groups, checkpoint=checkpoint, batch_size=batch_size)
         else:
             selection = calibration_images.select(run, samples, images.on)
-            predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
             groups |= {sample.id: sample.group for sample in selection.samples}
+            if run.config.ensemble.kind == "none":
+                predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
+                predictor = cut(dataclasses.replace(predictor, calibration=None, tiling=None))
+            else:  # in the members' tiles
+                predictor = choosing.calibrated_members(
+                    run, checkpoint=checkpoint, batch_size=batch_size, on_stage=on_stage
+                )
             calibration = choosing.calibrate_run(
-                cut(dataclasses.replace(predictor, calibration=None, tiling=None)),
+                predictor,
                 samples,
                 split=run.split,
                 batch_size=batch_size,

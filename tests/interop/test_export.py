@@ -217,6 +217,14 @@ def test_an_ensemble_is_one_graph_and_its_thresholds_stand_beside_it(kind, tmp_p
     assert sidecar["class_pixel_thresholds"] == pytest.approx([0.1, 0.35])
     if kind == "stablehlo":
         assert_same(Predictor.load(tmp_path / "out"), Predictor.load(workdir))
+        sha256 = Predictor.load(workdir).weights_sha256
+        path = tmp_path / "joint.json"
+        calibrations.write(Calibration(0.3, 0.5, "validation", 1, weights_sha256=sha256, reject_threshold=0.9), path)
+        exported = Predictor.load(tmp_path / "out", calibration=path)
+        assert [exported.verdict(score) for score in (0.2, 0.4, 0.9)] == ["accept", "inspect", "reject"]
+        calibrations.write(Calibration(0.3, 0.5, "validation", 1, weights_sha256="another"), path)
+        with pytest.raises(InputError, match=r"joint\.json: not chosen for the joined score"):
+            Predictor.load(tmp_path / "out", calibration=path)
 
 
 def test_the_classifier_of_defects_is_exported_beside_its_detector(tmp_path, untrained_run):

@@ -39,6 +39,7 @@ class FakePredictor:
     checkpoint_step: int = 7
     classifier: None = None
     weights_sha256: str = "abc"
+    classes: tuple[str, ...] = ()
 
     @property
     def threshold(self) -> float:

@@ -48,6 +48,7 @@ class FakePredictor:
     config: Config = dataclasses.field(default_factory=lambda: from_dict({"data": {"image_size": (64, 128)}}))
     checkpoint_step: int = 7
     weights_sha256: str = "abc"
+    classes: tuple[str, ...] = ()
 
     classifier: None = None
     tiling: None = None

@@ -117,9 +117,9 @@ def convolve_by_rows(image: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows = jnp.concatenate([padded[:, :, j : j + width] for j in range(side)], axis=-1)
     result = jnp.zeros((batch * height * width, features), jnp.float32)
-    for i in range(side):
+    for i, row in enumerate(lax.split(kernel, (1,) * side)):  # whose gradient is put together without sums
         columns = rows[:, i : i + height].reshape(-1, side * channels)
-        row = kernel[i].reshape(side * channels, features)
+        row = row.reshape(side * channels, features)
         result += jnp.matmul(columns, row, preferred_element_type=jnp.float32)
     return result.astype(image.dtype).reshape(batch, height, width, features)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdefect import models
 from jaxdefect.config import (
     Config,
     DataConfig,
@@ -17,7 +19,7 @@ from jaxdefect.config import (
     TrainingConfig,
 )
 from jaxdefect.model_config import SegDecConfig
-from jaxdefect.training import checkpoint, loop, stacked
+from jaxdefect.training import checkpoint, loop, stacked, state
 from jaxdefect.training.logging import read_figures
 from jaxdefect.types import InputError
 
@@ -93,6 +95,34 @@ def test_side_by_side_with_numbers_of_their_own(configs: dict[Path, Config], tmp
         assert {key: a[key] for key in NUMBERS} == pytest.approx({key: b[key] for key in NUMBERS})
     moved = [weights(workdir, config)[0] for workdir, config in stacked_configs.items()]
     assert np.abs(moved[0] - moved[1]).max() > 1e-2  # initial weights by their own seed
+
+
+def test_a_device_computes_its_runs_by_vmap_as_one_by_one(configs: dict[Path, Config]) -> None:
+    config, *_ = configs.values()
+    slower = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=0.01))
+    module, mesh = models.build(config.model), Mesh(jax.devices()[:1], ("runs",))
+    (stage,) = state.stages(config, steps_per_epoch=1)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.random((2, 1, 64, 64, 1), np.float32),
+        "mask": rng.integers(0, 2, (2, 1, 8, 8, 1)).astype(np.float32),
+        "weight": np.ones((2, 1, 8, 8, 1), np.float32),
+        "label": np.ones((2, 1), np.float32),
+        "has_mask": np.ones((2, 1), np.float32),
+    }
+    results = []
+    for is_vectorized in (False, True):
+        step = stacked.make_step(
+            module, [config, slower], stage.name, steps_per_epoch=1, mesh=mesh, is_vectorized=is_vectorized
+        )
+        member = state.initial_state(module, config, stage)
+        current = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), jax.device_get(member))
+        after, metrics = step(*jax.device_put((current, batch), NamedSharding(mesh, PartitionSpec("runs"))))
+        results.append(jax.device_get((after.params, metrics)))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    moved = [np.abs(leaf[0] - leaf[1]).max() for leaf in jax.tree.leaves(results[0][0])]
+    assert max(moved) > 1e-2  # each by its own learning rate
 
 
 def test_runs_of_different_settings_are_refused(configs: dict[Path, Config], tmp_path: Path) -> None:

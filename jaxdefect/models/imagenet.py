@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxdefect.model_config import InputNorm
 from jaxdefect.models.depthwise import convolve_depthwise
+from jaxdefect.models.doubled import convolve_doubled
 from jaxdefect.models.pointwise import convolve_pointwise
 
 # torchvision's normalisation of intensities in [0, 1]: red, green, blue.
@@ -99,6 +100,8 @@ def convolve_by_product(image: jax.Array, kernel: jax.Array, *, stride: int, pad
 class ConvBatchNorm(nn.Module):
     """Convolution without bias, batch norm, activation: [B, H, W, I] -> [B, H/stride, W/stride, features].
 
+    Called with `doubled` [B, H/2, W/2, D], its input are the features of that map, doubled, before those of `x`, which
+    may then be None; for 3x3 kernels of stride 1.
     `padding` matters for strides above 1: "torch" pads half the kernel on every side, "tensorflow" as little as is
     needed, more of it below and to the right. `activation` None: none.
     """
@@ -113,19 +116,17 @@ class ConvBatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        side, stride = self.kernel, self.stride
-        num_inputs = 1 if self.is_depthwise else x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (side, side, num_inputs, self.features)).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.padding == "tensorflow":
-            rows, columns = lax.padtype_to_pads(x.shape[1:3], (side, side), (stride, stride), "SAME")
-        else:
-            rows, columns = (side // 2, side // 2), (side // 2, side // 2)
-        if self.is_depthwise:
-            x = convolve_depthwise(x, kernel, stride=stride, padding=(rows, columns))
-        else:
-            x = convolve(x, kernel, stride=stride, padding=(rows, columns))
+    def __call__(self, x: jax.Array | None, *, train: bool, doubled: jax.Array | None = None) -> jax.Array:
+        num_doubled = 0 if doubled is None else doubled.shape[-1]
+        num_inputs = num_doubled + (0 if x is None else 1 if self.is_depthwise else x.shape[-1])
+        shape = (self.kernel, self.kernel, num_inputs, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        parts = []
+        if doubled is not None:
+            parts.append(convolve_doubled(doubled.astype(self.dtype), kernel[:, :, :num_doubled]))
+        if x is not None:
+            parts.append(self._convolve(x.astype(self.dtype), kernel[:, :, num_doubled:]))
+        x = sum(parts[1:], start=parts[0])
         x = nn.BatchNorm(
             use_running_average=not train,
             momentum=NORM_MOMENTUM,
@@ -134,3 +135,12 @@ class ConvBatchNorm(nn.Module):
             name="norm",
         )(x)
         return x if self.activation is None else self.activation(x)
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        side, stride = self.kernel, self.stride
+        if self.padding == "tensorflow":
+            rows, columns = lax.padtype_to_pads(x.shape[1:3], (side, side), (stride, stride), "SAME")
+        else:
+            rows, columns = (side // 2, side // 2), (side // 2, side // 2)
+        function = convolve_depthwise if self.is_depthwise else convolve
+        return function(x, kernel, stride=stride, padding=(rows, columns))

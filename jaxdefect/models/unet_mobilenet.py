@@ -24,12 +24,11 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array | None, *, train: bool) -> jax.Array:
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        if skip is not None:
-            x = jnp.concatenate([x, skip], axis=-1)
-        for name in ("conv1", "conv2"):
-            x = ConvBatchNorm(self.features, kernel_init=_KERNEL_INIT, dtype=self.dtype, name=name)(x, train=train)
-        return x
+        conv1, conv2 = (
+            ConvBatchNorm(self.features, kernel_init=_KERNEL_INIT, dtype=self.dtype, name=name)
+            for name in ("conv1", "conv2")
+        )
+        return conv2(conv1(skip, doubled=x, train=train), train=train)
 
 
 class UNetMobileNetV2(nn.Module):

@@ -78,7 +78,10 @@ def test_network_matches_float64_reference(config):
 @pytest.mark.parametrize(
     ("side", "dilation", "channels", "tile"),
     [
+        (3, 1, 3, 0),
         (5, 1, 3, 0),
+        (7, 1, 3, 0),
+        (5, 1, 9, 0),
         (3, 2, 3, 0),
         (3, 7, 3, 0),
         (3, 1, 36, 0),
@@ -91,10 +94,10 @@ def test_network_matches_float64_reference(config):
     ],
 )
 def test_convolve_and_its_gradients_match_a_loop(side, dilation, channels, tile):
-    """Side 9 takes the sum over kernel rows, 15 the spectrum, both the tiles that are given; 36 channels the taps."""
+    """Few channels go in pairs of columns, 36 by taps; side 9 by rows, 15 by the spectrum, both by given tiles."""
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 6, 27, channels)), rng.normal(size=(side, side, channels, 4))
-    cotangent = rng.normal(size=(2, 6, 27, 4))
+    x, kernel = rng.normal(size=(2, 6, 28, channels)), rng.normal(size=(side, side, channels, 4))
+    cotangent = rng.normal(size=(2, 6, 28, 4))
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -121,7 +124,8 @@ def test_every_formulation_of_a_large_kernel_is_used_on_a_cpu():
         arguments = jnp.zeros((1, height, width, 2)), jnp.zeros((side, side, 2, 2))
         return jax.jit(large_kernel.convolve).lower(*arguments).as_text()
 
-    assert "stablehlo.convolution" in program(7, 8, 8)
+    assert "stablehlo.convolution" in program(7, 8, 9)
+    assert "tensor<7x5x4x4xf32>" in program(7, 8, 8)  # the kernel of pairs of columns
     few = jax.jit(large_kernel.convolve).lower(jnp.zeros((1, 8, 8, 36)), jnp.zeros((3, 3, 36, 4))).as_text()
     assert "stablehlo.convolution" not in few
     small, large = program(15, 8, 8), program(15, 44, 16)

@@ -19,8 +19,10 @@ from flax import traverse_util
 from jax import lax
 
 from jaxdefect.models.pointwise import convolve_pointwise
+from jaxdefect.models.small_kernel import convolve_small
 
 SPECTRA = "spectra"  # the collection of variables that holds them
+_MANY_CHANNELS = 32  # from which on a 3x3 kernel's gradient is better computed as matrix products
 _LARGE = 9  # the side from which on a kernel is large
 _LARGEST_TILE = 48  # its spectrum takes 630 MB for SegDecNet's kernel
 # What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps from 8x8 to 176x64. The unit
@@ -54,6 +56,8 @@ def convolve(
         directly = functools.partial(convolve_directly, dilation=dilation)
         return lax.platform_dependent(image, kernel, cpu=by_taps, default=directly)
     if dilation != 1 or not is_large(kernel):
+        if side == 3 and channels >= _MANY_CHANNELS:
+            return convolve_small(image, kernel, dilation)
         directly = functools.partial(convolve_directly, dilation=dilation)
         if dilation == 1 and channels <= 8 and features <= 16 and image.shape[2] % 2 == 0:
             return lax.platform_dependent(image, kernel, cpu=convolve_in_pairs, default=directly)

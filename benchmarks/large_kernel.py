@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from jaxdefect.models import large_kernel
+from jaxdefect.models import large_kernel, small_kernel
 
 _HEIGHT = flags.DEFINE_integer("height", 88, "Height of the map: an eighth of the image's.")
 _WIDTH = flags.DEFINE_integer("width", 32, "Width of the map.")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     spectrum = large_kernel.spectrum(kernel, tile=_KNOWN_TILE.value)
     known = jax.jit(lambda image, spectrum: large_kernel.convolve_by_spectrum(image, spectrum, side=15))
-    direct, rows = large_kernel.convolve_directly, large_kernel.convolve_by_rows
+    direct, rows = small_kernel.convolve_directly, large_kernel.convolve_by_rows
     values = {"direct": value(direct), "rows": value(rows), "spectrum": value(by_spectrum)}
     _time("value", {**values, "known spectrum": lambda: known(image, spectrum)})
     _time("gradients", {"direct": gradients(direct), "rows": gradients(rows), "spectrum": gradients(by_spectrum)})

@@ -1,11 +1,9 @@
-"""Stride-1 convolution with a large kernel, three ways that give the same numbers.
+"""Stride-1 convolution with a large kernel on a CPU, two ways that give the numbers of XLA's.
 
-SegDecNet's 15x15 kernel, 64 -> 1024 channels, is two thirds of its arithmetic. `convolve_directly` is XLA's own: the
-choice on accelerators. On a CPU `convolve_by_rows` is as fast forward and three times as fast backward, which serves
-small maps; `convolve_by_spectrum` needs a thirtieth of the arithmetic, but for the kernel's spectrum, which inference
-computes once and training at every step. Measurements: `python -m benchmarks.large_kernel`.
-`convolve_by_taps` is for the decision network's first layer, 1025 -> 8 channels, where XLA's is ten times as slow, and
-`convolve_in_pairs` for layers with few channels.
+SegDecNet's 15x15 kernel, 64 -> 1024 channels, is two thirds of its arithmetic. `convolve_by_rows` is as fast as XLA's
+own forward and three times as fast backward, which serves small maps; `convolve_by_spectrum` needs a thirtieth of the
+arithmetic, but for the kernel's spectrum, which inference computes once and training at every step. Measurements:
+`python -m benchmarks.large_kernel`.
 """
 
 import functools
@@ -18,11 +16,7 @@ import numpy as np
 from flax import traverse_util
 from jax import lax
 
-from jaxdefect.models.pointwise import convolve_pointwise
-from jaxdefect.models.small_kernel import convolve_small
-
 SPECTRA = "spectra"  # the collection of variables that holds them
-_MANY_CHANNELS = 32  # from which on a 3x3 kernel's gradient is better computed as matrix products
 _LARGE = 9  # the side from which on a kernel is large
 _LARGEST_TILE = 48  # its spectrum takes 630 MB for SegDecNet's kernel
 # What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps from 8x8 to 176x64. The unit
@@ -32,40 +26,7 @@ _TRANSFORMING = 35  # a spectrum's computation and its gradient's, per frequency
 _ROWS = 0.36  # the sum of row products, per pixel and tap
 
 
-def convolve(
-    image: jax.Array, kernel: jax.Array, *, dilation: int = 1, kernel_spectrum: jax.Array | None = None
-) -> jax.Array:
-    """Stride-1 SAME convolution of any size, the large ones in the way that suits the device.
-
-    Args:
-      image: [B, H, W, I].
-      kernel: [k, k, I, O], k odd.
-      dilation: of the kernel.
-      kernel_spectrum: of a large kernel, if it is known.
-
-    Returns:
-      [B, H, W, O].
-    """
-    if kernel_spectrum is not None and dilation == 1:
-        return convolve_by_spectrum(image, kernel_spectrum, side=kernel.shape[0])
-    side, _, channels, features = kernel.shape
-    if side == 1:
-        return convolve_pointwise(image, kernel)
-    if side**2 * features <= channels:
-        by_taps = functools.partial(convolve_by_taps, dilation=dilation)
-        directly = functools.partial(convolve_directly, dilation=dilation)
-        return lax.platform_dependent(image, kernel, cpu=by_taps, default=directly)
-    if dilation != 1 or not is_large(kernel):
-        if side == 3 and channels >= _MANY_CHANNELS:
-            return convolve_small(image, kernel, dilation)
-        directly = functools.partial(convolve_directly, dilation=dilation)
-        if dilation == 1 and channels <= 8 and features <= 16 and image.shape[2] % 2 == 0:
-            return lax.platform_dependent(image, kernel, cpu=convolve_in_pairs, default=directly)
-        return directly(image, kernel)
-    return lax.platform_dependent(image, kernel, cpu=_convolve_on_cpu, default=convolve_directly)
-
-
-def _convolve_on_cpu(image: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve_on_cpu(image: jax.Array, kernel: jax.Array) -> jax.Array:
     """By rows, or by the kernel's spectrum where the map is large enough to be worth its computation."""
     side, (batch, height, width, _) = kernel.shape[0], image.shape
     batch = batch if isinstance(batch, int) else 1  # an export's may be a symbol
@@ -84,54 +45,6 @@ def _best_tile(height: int, width: int, *, batch: int, side: int, per_frequency:
 
     best = min(range(side + 3, max(_LARGEST_TILE, side + 3) + 1, 2), key=cost)
     return best, cost(best)
-
-
-def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
-    """Stride-1 SAME convolution as XLA does it: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O]."""
-    return lax.conv_general_dilated(
-        image,
-        kernel,
-        (1, 1),
-        "SAME",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
-    """The same for few features: every pixel's product with all taps at once, then a sum of shifted maps."""
-    side, _, channels, features = kernel.shape
-    batch, height, width, _ = image.shape
-    products = jnp.matmul(
-        image.reshape(-1, channels),
-        kernel.transpose(2, 0, 1, 3).reshape(channels, -1),
-        preferred_element_type=jnp.float32,
-    ).reshape(batch, height, width, side, side, features)
-    margin = dilation * (side // 2)
-    padded = jnp.pad(products, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0), (0, 0)))
-    shifts = [
-        padded[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width, i, j]
-        for i in range(side)
-        for j in range(side)
-    ]
-    return sum(shifts[1:], start=shifts[0]).astype(image.dtype)
-
-
-def convolve_in_pairs(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same for few channels and features and an even width, two columns computed as one of twice the channels.
-
-    A quarter more arithmetic for a 5x5 kernel, but a CPU's vectors are full: 1 -> 16 channels on four maps of 256x256
-    5.7 -> 1.8 ms, 8 -> 16 on a map of 88x32 with its gradients 1.8 -> 0.5 ms (two cores).
-    """
-    side, _, channels, features = kernel.shape
-    batch, height, width, _ = image.shape
-    reach = -(-(side // 2) // 2)  # pairs on either side
-    before = 2 * reach - side // 2
-    after = 2 * (2 * reach + 1) - before - side
-    shifted = [jnp.pad(kernel, ((0, 0), (before + i, after - i), (0, 0), (0, 0))) for i in (0, 1)]
-    of_pairs = jnp.stack(shifted, axis=3).reshape(side, -1, 2 * channels, 2 * features)
-    pairs = image.reshape(batch, height, width // 2, 2 * channels)
-    return convolve_directly(pairs, of_pairs).reshape(batch, height, width, features)
 
 
 def convolve_by_rows(image: jax.Array, kernel: jax.Array) -> jax.Array:

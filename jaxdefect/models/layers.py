@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.models import large_kernel
+from jaxdefect.models.convolution import convolve
 
 Norm = Literal["feature", "feature_official", "batch"]
 NORM_EPSILON = 1e-3
@@ -180,7 +181,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features))
-        x = large_kernel.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             x += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return x
@@ -205,6 +206,6 @@ class ConvNorm(nn.Module):
         has_spectrum = self.has_variable(large_kernel.SPECTRA, "kernel")
         spectrum = self.get_variable(large_kernel.SPECTRA, "kernel") if has_spectrum else None
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        x = large_kernel.convolve(x, kernel, dilation=self.dilation, kernel_spectrum=spectrum)
+        x = convolve(x, kernel, dilation=self.dilation, kernel_spectrum=spectrum)
         x = normalize(x, norm=self.norm, train=train)
         return x if self.is_logit else nn.relu(x)

@@ -11,6 +11,7 @@ import pytest
 from jaxdefect import models
 from jaxdefect.model_config import SegDecConfig, check_image_size
 from jaxdefect.models import large_kernel, layers
+from jaxdefect.models.convolution import convolve
 from jaxdefect.types import InputError
 
 PARAMETERS = Path(__file__).with_name("segdec_parameters.txt")
@@ -101,11 +102,11 @@ def test_convolve_and_its_gradients_match_a_loop(side, dilation, channels, tile)
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        def with_spectrum(x: jax.Array, kernel: jax.Array) -> jax.Array:
             spectrum = large_kernel.spectrum(kernel, tile=tile) if tile else None
-            return large_kernel.convolve(x, kernel, dilation=dilation, kernel_spectrum=spectrum)
+            return convolve(x, kernel, dilation=dilation, kernel_spectrum=spectrum)
 
-        value, pull = jax.vjp(convolve, x, kernel)
+        value, pull = jax.vjp(with_spectrum, x, kernel)
         return value, pull(cotangent)
 
     value, (gradient_x, gradient_kernel) = run(*(a.astype(np.float32) for a in (x, kernel, cotangent)))
@@ -122,11 +123,11 @@ def test_convolve_and_its_gradients_match_a_loop(side, dilation, channels, tile)
 def test_every_formulation_of_a_large_kernel_is_used_on_a_cpu():
     def program(side: int, height: int, width: int) -> str:
         arguments = jnp.zeros((1, height, width, 2)), jnp.zeros((side, side, 2, 2))
-        return jax.jit(large_kernel.convolve).lower(*arguments).as_text()
+        return jax.jit(convolve).lower(*arguments).as_text()
 
     assert "stablehlo.convolution" in program(7, 8, 9)
     assert "tensor<7x5x4x4xf32>" in program(7, 8, 8)  # the kernel of pairs of columns
-    few = jax.jit(large_kernel.convolve).lower(jnp.zeros((1, 8, 8, 36)), jnp.zeros((3, 3, 36, 4))).as_text()
+    few = jax.jit(convolve).lower(jnp.zeros((1, 8, 8, 36)), jnp.zeros((3, 3, 36, 4))).as_text()
     assert "stablehlo.convolution" not in few
     small, large = program(15, 8, 8), program(15, 44, 16)
     assert "stablehlo.convolution" not in small + large

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdefect.models import large_kernel
+from jaxdefect.models.convolution import convolve
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -19,7 +19,7 @@ def test_gradients_match_a_loop(features, dilation):
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        value, pull = jax.vjp(lambda x, kernel: large_kernel.convolve(x, kernel, dilation=dilation), x, kernel)
+        value, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, dilation=dilation), x, kernel)
         return value, pull(cotangent)
 
     assert run.lower(*arrays).as_text().count("stablehlo.dot_general") == (10 if features == 4 else 1)

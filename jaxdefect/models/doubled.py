@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdefect.models.small_kernel import wait_for
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -44,10 +46,12 @@ def _by_product(image: jax.Array, kernel: jax.Array) -> jax.Array:
     return _interleave(product.reshape(batch, height + 1, width + 1, -1))
 
 
-_by_parity.defvjp(
-    lambda image, kernel: (_by_parity(image, kernel), (image, kernel)),
-    lambda residuals, cotangent: jax.vjp(_by_product, *residuals)[1](cotangent),
-)
+def _backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    image, kernel = residuals
+    return jax.vjp(_by_product, wait_for(cotangent, image), kernel)[1](cotangent)
+
+
+_by_parity.defvjp(lambda image, kernel: (_by_parity(image, kernel), (image, kernel)), _backward)
 
 
 def _kernels(kernel: jax.Array) -> jax.Array:

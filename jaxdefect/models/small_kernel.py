@@ -21,6 +21,16 @@ def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1)
     )
 
 
+def wait_for(cotangent: jax.Array, image: jax.Array) -> jax.Array:
+    """The image [B, H, W, I], to be used once the cotangent [B, H, W, O] is there, for the gradient of a kernel.
+
+    XLA would make all copies of the image that a gradient needs in the forward pass already, and keep them. It ignores
+    barriers, but cannot know that no cotangent is NaN; where one is, the gradient is NaN too. A training step of the
+    steel detector at 704x256 has 291 MiB of temporaries instead of 479.
+    """
+    return jnp.where(jnp.isnan(cotangent[0, 0, 0, 0]), jnp.nan, image)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """Stride-1 SAME convolution: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O].
@@ -45,9 +55,11 @@ def _backward(
     def directly(image: jax.Array, cotangent: jax.Array) -> jax.Array:
         return jax.vjp(lambda kernel: convolve_directly(image, kernel, dilation=dilation), kernel)[1](cotangent)[0]
 
-    side, _, channels, features = kernel.shape
-    by_product = _by_strips if features <= 2 * channels else _at_once
-    by_product = functools.partial(by_product, side=side, dilation=dilation)
+    def by_product(image: jax.Array, cotangent: jax.Array) -> jax.Array:
+        side, _, channels, features = kernel.shape
+        product = _by_strips if features <= 2 * channels else _at_once
+        return product(wait_for(cotangent, image), cotangent, side=side, dilation=dilation)
+
     to_kernel = lax.platform_dependent(image, cotangent, cpu=by_product, default=directly)
     return to_image, to_kernel.astype(kernel.dtype)
 

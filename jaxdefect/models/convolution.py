@@ -1,7 +1,8 @@
 """Stride-1 SAME convolution, in the way that suits its size and the device; all ways give the same numbers.
 
 Accelerators take XLA's own. On a CPU that is slow for 1x1 kernels (`pointwise`), large ones (`large_kernel`), the
-gradient of 3x3 ones (`small_kernel`), for few features (`convolve_by_taps`) and few channels (`convolve_in_pairs`).
+gradient of 3x3 and 5x5 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels
+(`convolve_in_pairs`).
 """
 
 import functools
@@ -14,7 +15,7 @@ from jaxdefect.models import large_kernel
 from jaxdefect.models.pointwise import convolve_pointwise
 from jaxdefect.models.small_kernel import convolve_directly, convolve_small
 
-_MANY_CHANNELS = 32  # from which on a 3x3 kernel's gradient is better computed as matrix products
+_MANY_CHANNELS = 32  # from which on the gradient of a small kernel is better computed as matrix products
 
 
 def convolve(
@@ -39,7 +40,7 @@ def convolve(
     directly = functools.partial(convolve_directly, dilation=dilation)
     if side**2 * features <= channels:
         on_cpu = functools.partial(convolve_by_taps, dilation=dilation)
-    elif side == 3 and channels >= _MANY_CHANNELS:
+    elif side <= 5 and channels >= _MANY_CHANNELS:
         return convolve_small(image, kernel, dilation)
     elif dilation == 1 and large_kernel.is_large(kernel):
         on_cpu = large_kernel.convolve_on_cpu

@@ -1,4 +1,4 @@
-"""3x3 convolutions with a kernel gradient of their own, against a loop over the taps in float64."""
+"""Small convolutions with a kernel gradient of their own, against a loop over the taps in float64."""
 
 import float64_reference as reference
 import jax

@@ -21,13 +21,9 @@ def convolve_doubled(image: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.platform_dependent(image, kernel, cpu=_by_parity, default=_directly)
 
 
-def double(image: jax.Array) -> jax.Array:
-    """Nearest-neighbour doubling: [B, h, w, C] -> [B, 2h, 2w, C]."""
-    return jnp.repeat(jnp.repeat(image, 2, axis=1), 2, axis=2)
-
-
 def _directly(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(double(image), kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+    doubled = jnp.repeat(jnp.repeat(image, 2, axis=1), 2, axis=2)
+    return lax.conv_general_dilated(doubled, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
 
 
 @jax.custom_vjp

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdefect.models.small_kernel import wait_for
-
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
+from jaxdefect.models.small_kernel import convolve_directly, wait_for
 
 
 def convolve_doubled(image: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -22,14 +20,13 @@ def convolve_doubled(image: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _directly(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    doubled = jnp.repeat(jnp.repeat(image, 2, axis=1), 2, axis=2)
-    return lax.conv_general_dilated(doubled, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+    return convolve_directly(jnp.repeat(jnp.repeat(image, 2, axis=1), 2, axis=2), kernel)
 
 
 @jax.custom_vjp
 def _by_parity(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    margins = ((1, 1), (1, 1))
-    return _interleave(lax.conv_general_dilated(image, _kernels(kernel), (1, 1), margins, dimension_numbers=_LAYOUT))
+    margins, layout = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")
+    return _interleave(lax.conv_general_dilated(image, _kernels(kernel), (1, 1), margins, dimension_numbers=layout))
 
 
 def _by_product(image: jax.Array, kernel: jax.Array) -> jax.Array:

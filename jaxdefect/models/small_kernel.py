@@ -25,8 +25,8 @@ def wait_for(cotangent: jax.Array, image: jax.Array) -> jax.Array:
     """The image [B, H, W, I], to be used once the cotangent [B, H, W, O] is there, for the gradient of a kernel.
 
     XLA would make all copies of the image that a gradient needs in the forward pass already, and keep them. It ignores
-    barriers, but cannot know that no cotangent is NaN; where one is, the gradient is NaN too. A training step of the
-    steel detector at 704x256 has 291 MiB of temporaries instead of 479.
+    barriers, but cannot know that this cotangent is no NaN, which would make the gradient NaN too. A training step of
+    the steel detector at 704x256 has 291 MiB of temporaries instead of 479.
     """
     return jnp.where(jnp.isnan(cotangent[0, 0, 0, 0]), jnp.nan, image)
 

@@ -221,7 +221,7 @@ def make_step(
       steps_per_epoch: of all of them.
       mesh: of one axis, "runs", whose devices divide the runs evenly.
       is_vectorized: whether a device computes its runs by `vmap` or, in the same program, each by itself. By default
-        not on a CPU: XLA takes 1.5 to 4 times as long there for the grouped convolutions that `vmap` makes.
+        not on a CPU: XLA takes two to six times as long there for the grouped convolutions that `vmap` makes.
     """
     runs = PartitionSpec("runs")
     if is_vectorized is None:

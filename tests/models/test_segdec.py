@@ -94,11 +94,13 @@ def test_network_matches_float64_reference(config):
         (15, 1, 3, 42),
     ],
 )
-def test_convolve_and_its_gradients_match_a_loop(side, dilation, channels, tile):
-    """Few channels go in pairs of columns, 36 by taps; side 9 by rows, 15 by the spectrum, both by given tiles."""
+@pytest.mark.parametrize("width", [27, 28])
+def test_convolve_and_its_gradients_match_a_loop(width, side, dilation, channels, tile):
+    """Few channels go in pairs of columns where their number is even, 36 channels by taps; side 9 by rows, 15 by the
+    spectrum, both by given tiles."""
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 6, 28, channels)), rng.normal(size=(side, side, channels, 4))
-    cotangent = rng.normal(size=(2, 6, 28, 4))
+    x, kernel = rng.normal(size=(2, 6, width, channels)), rng.normal(size=(side, side, channels, 4))
+    cotangent = rng.normal(size=(2, 6, width, 4))
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -4,13 +4,14 @@
 
 Wants the `benchmark` extra. Both sides decode, resize to the network's size, flip at random, dilate the annotation,
 weigh pixels by their distance to the edge, and reduce both to an eighth, with the same OpenCV calls; the arrays are
-compared first. Ours is timed as `launch.train` reads (every file first, then memory: `config.data.cache_mb`) and
-with no memory at all; the DataLoader with as many worker processes as there are cores, and with none.
+compared first. Ours is timed as `launch.train` reads (files in the first pass, then memory: `config.data.cache_mb`)
+and with no memory at all; the DataLoader with as many worker processes as there are cores, and with none.
 """
 
 import dataclasses
 import itertools
 import json
+import math
 import os
 import statistics
 import time
@@ -32,7 +33,7 @@ from jaxdefect.types import Sample, Targets
 _ROOT = flags.DEFINE_string("root", "KolektorSDD", "Folder of KolektorSDD.")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Worker processes of the DataLoader.")
 _SIZE = flags.DEFINE_list("size", ["704", "256"], "Height and width of the network's input.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Passes over the images of each side, in turns.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Passes over all images, in turns, after a first one.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for the figures.")
 
 
@@ -86,8 +87,10 @@ def main(argv: Sequence[str]) -> None:
     samples = readers.read(config)
     samples = pipeline.training_samples(samples, splits.make(samples, SplitConfig(kind="kolektor_published")), config)
     _compare(samples, config)
-    count = pipeline.steps_per_epoch(samples, batch_size=1)
-    passes = _REPETITIONS.value + 1
+    positives, negatives = ([i for i, sample in enumerate(samples) if sample.label == label] for label in (1, 0))
+    # A pass shows every image: an epoch shows every positive, and negatives in turns.
+    epochs = math.ceil(len(negatives) / len(positives))
+    count, passes = epochs * pipeline.steps_per_epoch(samples, batch_size=1), _REPETITIONS.value + 1
 
     def ours(config: DataConfig) -> Iterator[Any]:
         batches = pipeline.training_batches(
@@ -97,10 +100,10 @@ def main(argv: Sequence[str]) -> None:
 
     def theirs(workers: int) -> Iterator[Any]:
         # Positive and negative in turns, as ours.
-        positives, negatives = ([i for i, s in enumerate(samples) if s.label == label] for label in (1, 0))
-        order = [i for pair in zip(itertools.cycle(positives), negatives * passes, strict=False) for i in pair]
+        pairs = zip(itertools.cycle(positives), itertools.cycle(negatives), strict=False)
+        order = list(itertools.islice(itertools.chain.from_iterable(pairs), passes * count))
         dataset = Surfaces(samples, config, is_flipped=True)
-        return iter(DataLoader(dataset, batch_size=1, sampler=order[: passes * count], num_workers=workers))
+        return iter(DataLoader(dataset, batch_size=1, sampler=order, num_workers=workers))
 
     sides = {
         "jaxdefect": ours(config),

@@ -232,11 +232,22 @@ def reduce_by_8(values: np.ndarray) -> np.ndarray:
     """
     if values.shape[0] % REDUCTION or values.shape[1] % REDUCTION:
         raise ValueError(f"a map of shape {values.shape} cannot be reduced by {REDUCTION}")
-    # OpenCV sums float32 in float64, so a long running sum loses nothing.
-    averages = cv2.boxFilter(
-        values.astype(np.float32), cv2.CV_32F, (_WINDOW, _WINDOW), borderType=cv2.BORDER_REFLECT_101
+    averages = np.full((values.shape[0] // REDUCTION, values.shape[1] // REDUCTION), values[0, 0], np.float32)
+    left, top, width, height = cv2.boundingRect((values != values[0, 0]).view(np.uint8))
+    if width == 0:
+        return averages
+    # Most maps are constant but for a box. Two more steps around it, and a mirror at its border shows the constant.
+    bounds = tuple(
+        slice(max(start // REDUCTION - 2, 0), -(-(start + size) // REDUCTION) + 2)
+        for start, size in ((top, height), (left, width))
     )
-    return np.ascontiguousarray(averages[::REDUCTION, ::REDUCTION])
+    box = tuple(slice(REDUCTION * bound.start, REDUCTION * bound.stop) for bound in bounds)
+    # OpenCV sums float32 in float64, so a long running sum loses nothing.
+    filtered = cv2.boxFilter(
+        values[box].astype(np.float32), cv2.CV_32F, (_WINDOW, _WINDOW), borderType=cv2.BORDER_REFLECT_101
+    )
+    averages[bounds] = filtered[::REDUCTION, ::REDUCTION]
+    return averages
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -247,6 +258,8 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if mask.shape == (height, width):
         return mask
+    if not mask.any():
+        return np.zeros((height, width), mask.dtype)
     is_smaller = height < mask.shape[0] or width < mask.shape[1]
     covered = cv2.resize(
         mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR

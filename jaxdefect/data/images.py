@@ -102,7 +102,7 @@ def normalise(image: np.ndarray, *, num_channels: int) -> np.ndarray:
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.size == 0:
         raise InputError(f"an image of shape {shape}: must be [H, W], [H, W, 1] or [H, W, 3]")
     if image.dtype in (np.uint8, np.uint16):
-        scaled = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+        scaled = _divided_by_largest(image)
     elif np.issubdtype(image.dtype, np.floating):
         low, high = float(image.min()), float(image.max())
         if not (low >= 0 and high <= 1):
@@ -177,7 +177,8 @@ def _read_bytes(path: Path, *, limit: int = -1) -> bytes:
 def to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
     """Decoded pixels, gray or BGR or BGR with alpha, as [H, W, num_channels]; three channels are RGB."""
     if pixels.ndim == 2:
-        return np.repeat(pixels[..., np.newaxis], num_channels, axis=2)
+        gray = pixels[..., np.newaxis]
+        return gray if num_channels == 1 else np.repeat(gray, num_channels, axis=2)
     colors = np.ascontiguousarray(pixels[..., :3])
     if num_channels == 3:
         return colors[..., ::-1]
@@ -187,7 +188,7 @@ def to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
 def to_unit_range(pixels: np.ndarray, path: Path) -> np.ndarray:
     """Pixels of any supported type as contiguous float32 in [0, 1]."""
     if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
-        return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+        return _divided_by_largest(pixels)
     if pixels.dtype == np.float32 or pixels.dtype == np.float64:
         low, high = pixels.min(), pixels.max()
         if not (low >= 0 and high <= 1):
@@ -196,15 +197,20 @@ def to_unit_range(pixels: np.ndarray, path: Path) -> np.ndarray:
     raise InputError(f"{path}: pixels of type {pixels.dtype}; wanted are 8 or 16 bit unsigned, or float in [0, 1]")
 
 
+def _divided_by_largest(pixels: np.ndarray) -> np.ndarray:
+    """Unsigned integers as contiguous float32 in [0, 1], without an array in between."""
+    return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32, order="C")
+
+
 def _truncation(data: bytes) -> str:
     """What the file's end lacks, or an empty string if nothing that can be told from outside."""
     if data.startswith(_JPEG_START):
         scan = next((offset for marker, offset in _jpeg_segments(data) if marker == _JPEG_SCAN), None)
         # The search starts behind the headers, where an embedded preview may have an end marker of its own.
-        if scan is None or data.find(_JPEG_END, scan) < 0:
+        if scan is None or data.rfind(_JPEG_END, scan) < 0:
             return f"JPEG without its end marker after {len(data)} bytes"
     elif data.startswith(_PNG_START):
-        if _PNG_END not in data:
+        if data.rfind(_PNG_END) < 0:
             return f"PNG without its IEND chunk after {len(data)} bytes"
     elif _is_windows_bmp(data):
         start, (width, height), (bits, compression) = _bmp_header(data)

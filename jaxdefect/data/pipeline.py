@@ -316,9 +316,10 @@ def make_target(
     weight = annotation.distance_weights(
         mask, power=config.distance_power, maximum=config.distance_weight_max, scope=config.distance_scope
     )
-    target = mask.astype(np.float32)
     if targets.stride == annotation.REDUCTION:
         target, weight = annotation.reduce_by_8(mask), annotation.reduce_by_8(weight)
+    else:
+        target = mask.astype(np.float32)
     if config.target == "binary":
         target = (target > 0.5).astype(np.float32)
     return target[..., None], weight[..., None]

@@ -34,14 +34,22 @@ def test_golden_targets_and_weights_of_the_published_code(shared: Path):
 
 
 def test_reduction_averages_mirrored_17_pixel_windows():
-    values = np.random.default_rng(0).random((32, 48))
-    padded = np.pad(values, 8, mode="reflect")
-    expected = [[padded[8 * i : 8 * i + 17, 8 * j : 8 * j + 17].mean() for j in range(6)] for i in range(4)]
-    reduced = annotation.reduce_by_8(values)
-    assert reduced.dtype == np.float32
-    np.testing.assert_allclose(reduced, expected, rtol=1e-6)
+    dense = np.random.default_rng(0).random((32, 48))
+    sparse = [np.full((96, 136), 1.0) for _ in range(5)]
+    boxes = (np.s_[:1, :1], np.s_[95:, 135:], np.s_[40:49, 64:65], np.s_[8:96, 17:30], np.s_[:0])
+    for values, box in zip(sparse, boxes, strict=True):
+        values[box] = 0.25
+    for values in (dense, *sparse):
+        padded = np.pad(values, 8, mode="reflect")
+        rows, columns = values.shape[0] // 8, values.shape[1] // 8
+        expected = [
+            [padded[8 * i : 8 * i + 17, 8 * j : 8 * j + 17].mean() for j in range(columns)] for i in range(rows)
+        ]
+        reduced = annotation.reduce_by_8(values)
+        assert reduced.dtype == np.float32
+        np.testing.assert_allclose(reduced, expected, rtol=1e-6)
     with pytest.raises(ValueError, match="cannot be reduced"):
-        annotation.reduce_by_8(values[:-1])
+        annotation.reduce_by_8(dense[:-1])
 
 
 @pytest.mark.parametrize("seed", range(3))

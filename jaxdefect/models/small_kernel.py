@@ -1,4 +1,4 @@
-"""Stride-1 convolution with a small kernel: XLA's own, and with a kernel gradient of matrix products on a CPU."""
+"""Stride-1 convolution with a small kernel: XLA's own, and on a CPU a gradient of the kernel that suits its size."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_STRIPS = 4  # of the image's rows: so much smaller are the copies
+from jaxdefect.models import winograd
 
 
 def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
@@ -35,10 +35,9 @@ def wait_for(cotangent: jax.Array, image: jax.Array) -> jax.Array:
 def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """Stride-1 SAME convolution: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O].
 
-    XLA's CPU backend computes the gradient of a kernel several times as slowly as the convolution. Two cores, 3x3 with
-    dilation 2: 32 -> 32 channels at 256x704 48 -> 21 ms, 64 -> 64 at 128x352 24 -> 16 ms; with dilation 7, 64 -> 1024
-    at 32x88 21 -> 8 ms. 5x5 gains less time but memory: SegDecNet's training step at 704x256 has 463 MiB of temporaries
-    instead of 523.
+    XLA's CPU backend computes the gradient of a kernel several times as slowly as the convolution. Two cores (Zen 4),
+    3x3 with dilation 2: 32 -> 32 channels at 256x704 101 -> 32 ms, 64 -> 64 at 128x352 46 -> 18 ms, 5x5 without it
+    132 -> 56 and at 64x176 24 -> 11 ms (`winograd`); 3x3 with dilation 7, 64 -> 1024 at 32x88 28 -> 18 ms.
     """
     return convolve_directly(image, kernel, dilation=dilation)
 
@@ -56,44 +55,30 @@ def _backward(
     def directly(image: jax.Array, cotangent: jax.Array) -> jax.Array:
         return jax.vjp(lambda kernel: convolve_directly(image, kernel, dilation=dilation), kernel)[1](cotangent)[0]
 
-    def by_product(image: jax.Array, cotangent: jax.Array) -> jax.Array:
+    def on_cpu(image: jax.Array, cotangent: jax.Array) -> jax.Array:
         side, _, channels, features = kernel.shape
-        product = _by_strips if features <= 2 * channels else _at_once
-        return product(wait_for(cotangent, image), cotangent, side=side, dilation=dilation)
+        image = wait_for(cotangent, image)
+        if winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
+            return winograd.kernel_gradient(image, cotangent, side=side, dilation=dilation)
+        if features > 2 * channels:
+            return _by_product(image, cotangent, side=side, dilation=dilation)
+        return directly(image, cotangent)
 
-    to_kernel = lax.platform_dependent(image, cotangent, cpu=by_product, default=directly)
+    to_kernel = lax.platform_dependent(image, cotangent, cpu=on_cpu, default=directly)
     return to_image, to_kernel.astype(kernel.dtype)
 
 
 convolve_small.defvjp(_forward, _backward)
 
 
-def _by_strips(image: jax.Array, cotangent: jax.Array, *, side: int, dilation: int) -> jax.Array:
-    """Of the image its shifts along the columns, of the cotangent those along the rows: their product has every tap."""
-    height, width, margin = *image.shape[1:3], side // 2 * dilation
-    image = jnp.pad(image, ((0, 0), (0, 0), (margin, margin), (0, 0)))
-    cotangent = jnp.pad(cotangent, ((0, 0), (margin, margin), (0, 0), (0, 0)))
-    shifts = [i * dilation for i in range(side)]
-    step, products = -(-height // _STRIPS), []
-    for top in range(0, height, step):
-        rows = min(step, height - top)
-        images = [image[:, top : top + rows, shift : shift + width] for shift in shifts]
-        cotangents = [cotangent[:, top + shift : top + shift + rows] for shift in reversed(shifts)]
-        products.append(_multiply(jnp.concatenate(images, axis=-1), jnp.concatenate(cotangents, axis=-1)))
-    return sum(products[1:], start=products[0]).reshape(side, -1, side, cotangent.shape[-1]).transpose(2, 0, 1, 3)
-
-
-def _at_once(image: jax.Array, cotangent: jax.Array, *, side: int, dilation: int) -> jax.Array:
+def _by_product(image: jax.Array, cotangent: jax.Array, *, side: int, dilation: int) -> jax.Array:
     """Of the image all shifts, for cotangents of so many channels that copies of them cost more."""
-    height, width, margin = *image.shape[1:3], side // 2 * dilation
+    _, height, width, channels = image.shape
+    features, margin = cotangent.shape[-1], side // 2 * dilation
     image = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     shifts = [i * dilation for i in range(side)]
     images = [image[:, i : i + height, j : j + width] for i in shifts for j in shifts]
-    return _multiply(jnp.concatenate(images, axis=-1), cotangent).reshape(side, side, -1, cotangent.shape[-1])
-
-
-def _multiply(image: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """Sums over all places: [B, H, W, I] and [B, H, W, O] -> [I, O] float32."""
+    flat = jnp.concatenate(images, axis=-1).reshape(-1, side**2 * channels), cotangent.reshape(-1, features)
     places = ((0,), (0,))
-    flat = image.reshape(-1, image.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-    return lax.dot_general(*flat, (places, ((), ())), preferred_element_type=jnp.float32)
+    product = lax.dot_general(*flat, (places, ((), ())), preferred_element_type=jnp.float32)
+    return product.reshape(side, side, channels, features)

@@ -5,16 +5,19 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdefect.models import winograd
 from jaxdefect.models.convolution import convolve
 
 
 @pytest.mark.parametrize(("side", "dilation"), [(3, 1), (3, 2), (5, 1)])
-@pytest.mark.parametrize("features", [4, 80])
-def test_gradients_match_a_loop(features, side, dilation):
-    """80 features take the product of all shifts at once; 19 rows do not divide into strips of equal height."""
+@pytest.mark.parametrize(
+    ("height", "width", "features", "has_loop"), [(16, 6, 4, False), (16, 6, 80, False), (38, 32, 4, True)]
+)
+def test_gradients_match_a_loop(height, width, features, has_loop, side, dilation):
+    """By XLA's own, by one product with all shifts where there are many features, and by Winograd on larger maps."""
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 19, 6, 35)), rng.normal(size=(side, side, 35, features))
-    cotangent = rng.normal(size=(2, 19, 6, features))
+    x, kernel = rng.normal(size=(2, height, width, 35)), rng.normal(size=(side, side, 35, features))
+    cotangent = rng.normal(size=(2, height, width, features))
     arrays = [array.astype(np.float32) for array in (x, kernel, cotangent)]
 
     @jax.jit
@@ -22,12 +25,28 @@ def test_gradients_match_a_loop(features, side, dilation):
         value, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, dilation=dilation), x, kernel)
         return value, pull(cotangent)
 
-    assert run.lower(*arrays).as_text().count("stablehlo.dot_general") == (4 if features == 4 else 1)
+    program = run.lower(*arrays).as_text()
+    assert ("stablehlo.while" in program) == has_loop
+    assert ("stablehlo.dot_general" in program) == (has_loop or features == 80)
     value, (gradient_x, gradient_kernel) = run(*arrays)
     np.testing.assert_allclose(value, reference.convolve(x, kernel, dilation), atol=1e-3)
-    expected = np.empty_like(kernel)
-    for i, j, patch in reference.taps(x, side, dilation):
-        expected[i, j] = np.einsum("bhwi,bhwo->io", patch, cotangent)
-    np.testing.assert_allclose(gradient_kernel, expected, atol=1e-3)
+    expected = _kernel_gradient(x, cotangent, side, dilation)
+    np.testing.assert_allclose(gradient_kernel, expected, atol=2e-5 * np.abs(expected).max())
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     np.testing.assert_allclose(gradient_x, reference.convolve(cotangent, flipped, dilation), atol=1e-3)
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 400_000, 10_000_000])
+def test_winograd_in_strips_of_rows_and_images(strip_bytes, monkeypatch):
+    """One row of tiles of one image, two rows of all images, all at once; 27 and 10 are no multiples of 8."""
+    monkeypatch.setattr(winograd, "_STRIP_BYTES", strip_bytes)
+    rng = np.random.default_rng(0)
+    x, cotangent = rng.normal(size=(3, 27, 10, 16)), rng.normal(size=(3, 27, 10, 8))
+    with jax.enable_x64(True):
+        found = winograd.kernel_gradient(jax.numpy.asarray(x), jax.numpy.asarray(cotangent), side=3, dilation=2)
+    np.testing.assert_allclose(found, _kernel_gradient(x, cotangent, 3, 2), atol=1e-10)
+
+
+def _kernel_gradient(x: np.ndarray, cotangent: np.ndarray, side: int, dilation: int) -> np.ndarray:
+    taps = [np.einsum("bhwi,bhwo->io", patch, cotangent) for _, _, patch in reference.taps(x, side, dilation)]
+    return np.stack(taps).reshape(side, side, x.shape[-1], cotangent.shape[-1])

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdefect.models.small_kernel import convolve_directly, wait_for
+from jaxdefect.models.small_kernel import convolve_directly
+from jaxdefect.models.winograd import wait_for
 
 
 def convolve_doubled(image: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -36,15 +36,18 @@ def test_gradients_match_a_loop(height, width, features, has_loop, side, dilatio
     np.testing.assert_allclose(gradient_x, reference.convolve(cotangent, flipped, dilation), atol=1e-3)
 
 
-@pytest.mark.parametrize("strip_bytes", [1, 400_000, 10_000_000])
+@pytest.mark.parametrize("strip_bytes", [1, 150_000, 400_000, 10_000_000])
 def test_winograd_in_strips_of_rows_and_images(strip_bytes, monkeypatch):
-    """One row of tiles of one image, two rows of all images, all at once; 27 and 10 are no multiples of 8."""
+    """One row of tiles at a time, two rows, one image, all at once; 27 and 10 are no multiples of 8."""
     monkeypatch.setattr(winograd, "_STRIP_BYTES", strip_bytes)
     rng = np.random.default_rng(0)
-    x, cotangent = rng.normal(size=(3, 27, 10, 16)), rng.normal(size=(3, 27, 10, 8))
+    x, kernel, cotangent = (rng.normal(size=shape) for shape in ((3, 27, 10, 16), (3, 3, 16, 8), (3, 27, 10, 8)))
     with jax.enable_x64(True):
-        found = winograd.kernel_gradient(jax.numpy.asarray(x), jax.numpy.asarray(cotangent), side=3, dilation=2)
-    np.testing.assert_allclose(found, _kernel_gradient(x, cotangent, 3, 2), atol=1e-10)
+        arrays = (jax.numpy.asarray(array) for array in (x, kernel, cotangent))
+        to_image, to_kernel = winograd.gradients(*arrays, dilation=2)
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    np.testing.assert_allclose(to_image, reference.convolve(cotangent, flipped, 2), atol=1e-11)
+    np.testing.assert_allclose(to_kernel, _kernel_gradient(x, cotangent, 3, 2), atol=1e-10)
 
 
 def _kernel_gradient(x: np.ndarray, cotangent: np.ndarray, side: int, dilation: int) -> np.ndarray:

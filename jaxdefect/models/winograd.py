@@ -66,9 +66,9 @@ def gradients(
     # Rows and columns fall into `dilation` interleaved maps, each cut into tiles; the windows on the cotangent overlap.
     rows, columns = _num_tiles(height, dilation), _num_tiles(width, dilation)
     missing = rows * _TILE * dilation - height, columns * _TILE * dilation - width
-    image = jnp.pad(image, ((0, 0), *((0, size) for size in missing), (0, 0)))
-    image = image.reshape(batch, rows * _TILE, dilation, columns * _TILE, dilation, channels)
     zero = wait_for(cotangent, jnp.zeros((), dtype))
+    image = jnp.pad(wait_for(cotangent, image), ((0, 0), *((0, size) for size in missing), (0, 0)))
+    image = image.reshape(batch, rows * _TILE, dilation, columns * _TILE, dilation, channels)
     cotangent = jnp.pad(cotangent, ((0, 0), *((reach, reach + size) for size in missing), (0, 0)))
     cotangent = cotangent.reshape(batch, -1, dilation, columns * _TILE + side - 1, dilation, features)
     matrix = taps.astype(dtype)

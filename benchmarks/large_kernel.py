@@ -6,15 +6,12 @@ Prints the median seconds of XLA's own convolution, of `convolve_by_rows`, of `c
 spectrum computed anew ("spectrum") or at hand ("known spectrum"), and how often each fits into the first.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags
 
+from benchmarks import turns
 from jaxdefect.models import large_kernel, small_kernel
 
 _HEIGHT = flags.DEFINE_integer("height", 88, "Height of the map: an eighth of the image's.")
@@ -48,24 +45,10 @@ def main(argv: Sequence[str]) -> None:
     known = jax.jit(lambda image, spectrum: large_kernel.convolve_by_spectrum(image, spectrum, side=15))
     direct, rows = small_kernel.convolve_directly, large_kernel.convolve_by_rows
     values = {"direct": value(direct), "rows": value(rows), "spectrum": value(by_spectrum)}
-    _time("value", {**values, "known spectrum": lambda: known(image, spectrum)})
-    _time("gradients", {"direct": gradients(direct), "rows": gradients(rows), "spectrum": gradients(by_spectrum)})
-
-
-def _time(name: str, ways: Mapping[str, Callable[[], Any]]) -> None:
-    outputs = {way: jax.tree.leaves(run()) for way, run in ways.items()}
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(_REPETITIONS.value):
-        for way, run in ways.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            seconds[way].append(time.perf_counter() - start)
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
-    for way, values in outputs.items():
-        pairs = zip(values, outputs["direct"], strict=True)
-        difference = max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
-        ratio = medians["direct"] / medians[way]
-        print(f"{name}, {way}: {medians[way]:.3f} s, ratio {ratio:.2f}, difference {difference:.1e}")
+    values["known spectrum"] = lambda: known(image, spectrum)
+    turns.report("value", values, repetitions=_REPETITIONS.value)
+    ways = {"direct": gradients(direct), "rows": gradients(rows), "spectrum": gradients(by_spectrum)}
+    turns.report("gradients", ways, repetitions=_REPETITIONS.value)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""Times both gradients of the small convolutions that training spends its time in, XLA's and ours, in turns.
+
+    python -m benchmarks.small_kernel [--repetitions=7]
+
+The layers of the steel detector (3x3) and of SegDecNet (5x5) at 704x256, turned over as in training, and the widest one
+of the regression.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags
+
+from benchmarks import turns
+from jaxdefect.models.small_kernel import convolve_directly, convolve_small
+
+_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Timed calls of each; both alternate.")
+
+# [B, H, W, I], features, kernel, dilation
+_LAYERS = (
+    ((1, 256, 704, 32), 32, 3, 2),
+    ((1, 128, 352, 32), 64, 3, 2),
+    ((1, 128, 352, 64), 64, 3, 2),
+    ((1, 64, 176, 64), 64, 3, 2),
+    ((1, 32, 88, 64), 1024, 3, 7),
+    ((1, 256, 704, 32), 32, 5, 1),
+    ((1, 128, 352, 64), 64, 5, 1),
+    ((1, 64, 176, 64), 64, 5, 1),
+    ((4, 64, 64, 64), 512, 3, 1),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints two lines for each layer."""
+    del argv
+    for shape, features, side, dilation in _LAYERS:
+        keys = jax.random.split(jax.random.key(0), 3)
+        image = jax.random.normal(keys[0], shape)
+        kernel = jax.random.normal(keys[1], (side, side, shape[-1], features))
+        cotangent = jax.random.normal(keys[2], (*shape[:-1], features))
+
+        ways = {
+            "XLA": _gradients(functools.partial(convolve_directly, dilation=dilation)),
+            "ours": _gradients(lambda image, kernel, dilation=dilation: convolve_small(image, kernel, dilation)),
+        }
+        ways = {way: functools.partial(run, image, kernel, cotangent) for way, run in ways.items()}
+        name = f"{side}x{side}, dilation {dilation}, {list(shape)} -> {features}"
+        turns.report(name, ways, repetitions=_REPETITIONS.value)
+
+
+def _gradients(convolve: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
+    return jax.jit(lambda image, kernel, cotangent: jax.vjp(convolve, image, kernel)[1](cotangent))
+
+
+if __name__ == "__main__":
+    app.run(main)

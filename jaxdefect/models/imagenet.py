@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxdefect.model_config import InputNorm
+from jaxdefect.models import convolution
 from jaxdefect.models.depthwise import convolve_depthwise
 from jaxdefect.models.doubled import convolve_doubled
 from jaxdefect.models.pointwise import convolve_pointwise
@@ -66,7 +67,8 @@ def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides
     if side == 1:
         return convolve_pointwise(image, kernel, stride=stride)
     if num_pixels > _FEW_PIXELS:
-        return directly(image, kernel)
+        is_same = stride == 1 and all(margin == side // 2 for margin in (top, bottom, left, right))
+        return convolution.convolve(image, kernel) if is_same else directly(image, kernel)
     by_product = functools.partial(convolve_by_product, stride=stride, padding=padding)
     return lax.platform_dependent(image, kernel, cpu=by_product, default=directly)
 

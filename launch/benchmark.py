@@ -6,6 +6,8 @@ r"""Times a config: python -m launch.benchmark --config=configs/kolektor_joint.p
 Every combination of batch size, image size, dtype and number of devices is a row: compilation, median and p99 of a
 call, images per second, and how near that is to the device's own limits (a matrix product and a copy of memory,
 measured in the run).
+Operations are XLA's count, which takes a loop's body once: on a CPU most gradients of small kernels are such loops, so
+a training step does more than its GFLOP/s say.
 Modes: inference and train on random images that are on the device; input and end_to_end on the config's data
 (`--config.data.root`), the latter with the share of the time for which the device waits for its input.
 """

@@ -92,9 +92,9 @@ class Decision(nn.Module):
         dtype, init = jnp.dtype(config.dtype), kernel_init(config.initializer)
         if config.decision_input == "relu":
             logit_map = nn.relu(logit_map)
-        x = jnp.concatenate([features, logit_map], axis=-1)
+        x = jnp.concatenate([max_pool(features), max_pool(logit_map)], axis=-1)  # pooled first: a quarter of the copy
         for number, channels in enumerate((8, 16, 32), start=1):
-            x = max_pool(x)
+            x = max_pool(x) if number > 1 else x
             x = ConvNorm(channels, kernel, dilation, config.norm, init, dtype, name=f"conv{number}")(x, train=train)
         x, logit_map = x.astype(jnp.float32), logit_map.astype(jnp.float32)
         pooled = [pool(y) for y in (x, logit_map) for pool in (_global_max, _global_mean)]

@@ -64,13 +64,12 @@ def gradients(
     taps, tile, window = _transforms(side)
     num_points, reach = side + _TILE - 1, side // 2 * dilation
     # Rows and columns fall into `dilation` interleaved maps, each cut into tiles; the windows on the cotangent overlap.
+    # Only strips take the shape for that: at dilation 1 XLA would copy a whole map into it.
     rows, columns = _num_tiles(height, dilation), _num_tiles(width, dilation)
     missing = rows * _TILE * dilation - height, columns * _TILE * dilation - width
     zero = wait_for(cotangent, jnp.zeros((), dtype))
     image = jnp.pad(wait_for(cotangent, image), ((0, 0), *((0, size) for size in missing), (0, 0)))
-    image = image.reshape(batch, rows * _TILE, dilation, columns * _TILE, dilation, channels)
     cotangent = jnp.pad(cotangent, ((0, 0), *((reach, reach + size) for size in missing), (0, 0)))
-    cotangent = cotangent.reshape(batch, -1, dilation, columns * _TILE + side - 1, dilation, features)
     matrix = taps.astype(dtype)
     # The cotangent meets the kernel turned over.
     at_points = jnp.einsum(
@@ -90,8 +89,9 @@ def gradients(
         row = index * num_images * num_rows
 
         def strip(maps: jax.Array, size: int) -> jax.Array:
-            start = (row // rows, row % rows * _TILE, 0, 0, 0, 0)
-            return lax.dynamic_slice(maps, start, (num_images, size, *maps.shape[2:]))
+            start = (row // rows, row % rows * _TILE * dilation, 0, 0)
+            strip = lax.dynamic_slice(maps, start, (num_images, size * dilation, *maps.shape[2:]))
+            return strip.reshape(num_images, size, dilation, -1, dilation, maps.shape[-1])
 
         tiles = transform(strip(image, num_rows * _TILE), tile)
         windows = transform(strip(cotangent, num_rows * _TILE + side - 1), window)
@@ -102,7 +102,7 @@ def gradients(
         return lax.dynamic_update_slice_in_dim(to_image, values, index, 0), products
 
     num_strips = batch * rows // (num_images * num_rows)
-    to_image = jnp.full((num_strips, num_images * num_rows * _TILE, *image.shape[2:]), zero)
+    to_image = jnp.full((num_strips, num_images * num_rows * _TILE * dilation, *image.shape[2:]), zero)
     products = jnp.full((num_points**2, channels, features), zero)
     to_image, products = lax.fori_loop(0, num_strips, add_strip, (to_image, products))
     to_image = to_image.reshape(batch, height + missing[0], width + missing[1], channels)[:, :height, :width]

@@ -1,7 +1,7 @@
 """Stride-1 SAME convolution, in the way that suits its size and the device; all ways give the same numbers.
 
-Accelerators take XLA's own. On a CPU that is slow for 1x1 kernels (`pointwise`), large ones (`large_kernel`), the
-gradient of 3x3 and 5x5 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels
+Accelerators take XLA's own. On a CPU that is slow for 1x1 kernels (`pointwise`), large ones (`large_kernel`), 5x5 ones
+and the gradients of 3x3 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels
 (`convolve_in_pairs`).
 """
 

@@ -1,4 +1,4 @@
-"""Stride-1 convolution with a small kernel: XLA's own, and on a CPU a gradient of the kernel that suits its size."""
+"""Stride-1 convolution with a small kernel: XLA's own, and on a CPU what suits its size, for gradients above all."""
 
 import functools
 
@@ -26,14 +26,22 @@ def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Ar
     """Stride-1 SAME convolution: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O].
 
     XLA's CPU backend computes the gradient of a kernel several times as slowly as the convolution. Two cores (Zen 4),
-    3x3 with dilation 2: 32 -> 32 channels at 256x704 101 -> 32 ms, 64 -> 64 at 128x352 46 -> 18 ms, 5x5 without it
-    132 -> 56 and at 64x176 24 -> 11 ms (`winograd`); 3x3 with dilation 7, 64 -> 1024 at 32x88 28 -> 18 ms.
+    both gradients, 3x3 with dilation 2: 32 -> 32 channels at 256x704 135 -> 56 ms, 64 -> 64 at 128x352 71 -> 40 ms, 5x5
+    without it 250 -> 94 and 146 -> 65 ms (`winograd`); 3x3 with dilation 7, 64 -> 1024 at 32x88 68 -> 47 ms. The
+    convolution itself gains with 5x5 kernels only: 51 -> 41 and 51 -> 29 ms.
     """
-    return convolve_directly(image, kernel, dilation=dilation)
+    directly = functools.partial(convolve_directly, dilation=dilation)
+    side, *_, features = kernel.shape
+    if side < 5 or image.dtype != jnp.float32 or not isinstance(image.shape[0], int):  # an export's batch is a symbol
+        return directly(image, kernel)
+    if not winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
+        return directly(image, kernel)
+    on_cpu = functools.partial(winograd.convolve, dilation=dilation)
+    return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
 
 
 def _forward(image: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve_directly(image, kernel, dilation=dilation), (image, kernel)
+    return convolve_small(image, kernel, dilation), (image, kernel)
 
 
 def _backward(

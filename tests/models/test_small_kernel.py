@@ -36,10 +36,10 @@ def test_gradients_match_a_loop(height, width, features, has_loop, side, dilatio
     np.testing.assert_allclose(gradient_x, reference.convolve(cotangent, flipped, dilation), atol=1e-3)
 
 
-@pytest.mark.parametrize("strip_bytes", [1, 150_000, 400_000, 10_000_000])
-def test_winograd_in_strips_of_rows_and_images(strip_bytes, monkeypatch):
+@pytest.mark.parametrize("point_bytes", [1, 4_200, 11_200, 280_000])
+def test_winograd_in_strips_of_rows_and_images(point_bytes, monkeypatch):
     """One row of tiles at a time, two rows, one image, all at once; 27 and 10 are no multiples of 8."""
-    monkeypatch.setattr(winograd, "_STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(winograd, "_POINT_BYTES", point_bytes)
     rng = np.random.default_rng(0)
     x, kernel, cotangent = (rng.normal(size=shape) for shape in ((3, 27, 10, 16), (3, 3, 16, 8), (3, 27, 10, 8)))
     with jax.enable_x64(True):

@@ -1,4 +1,4 @@
-"""Small convolutions with a kernel gradient of their own, against a loop over the taps in float64."""
+"""Small convolutions with gradients of their own, against a loop over the taps in float64."""
 
 import float64_reference as reference
 import jax
@@ -43,8 +43,10 @@ def test_winograd_in_strips_of_rows_and_images(point_bytes, monkeypatch):
     rng = np.random.default_rng(0)
     x, kernel, cotangent = (rng.normal(size=shape) for shape in ((3, 27, 10, 16), (3, 3, 16, 8), (3, 27, 10, 8)))
     with jax.enable_x64(True):
-        arrays = (jax.numpy.asarray(array) for array in (x, kernel, cotangent))
+        arrays = [jax.numpy.asarray(array) for array in (x, kernel, cotangent)]
+        value = winograd.convolve(*arrays[:2], dilation=2)
         to_image, to_kernel = winograd.gradients(*arrays, dilation=2)
+    np.testing.assert_allclose(value, reference.convolve(x, kernel, 2), atol=1e-11)
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     np.testing.assert_allclose(to_image, reference.convolve(cotangent, flipped, 2), atol=1e-11)
     np.testing.assert_allclose(to_kernel, _kernel_gradient(x, cotangent, 3, 2), atol=1e-10)

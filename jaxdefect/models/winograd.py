@@ -104,7 +104,9 @@ def _by_strips(
     at_points = jnp.einsum(
         "bj,ai,ijco->baco", *[taps.astype(dtype)] * 2, kernel.astype(dtype), precision=lax.Precision.HIGHEST
     )
-    at_points = at_points.reshape(-1, _group_size(len(taps)), channels, features)
+    # Gradients gain nothing from groups below a column's points, which only make the program larger.
+    group_size = _largest_divisor(len(taps), len(taps) ** 2 // _LEAST_GROUPS) if partner is None else len(taps)
+    at_points = at_points.reshape(-1, group_size, channels, features)
     products = []
     if partner is not None:
         partner = jnp.pad(partner, ((0, 0), *((0, size) for size in missing), (0, 0)))
@@ -123,7 +125,7 @@ def _by_strips(
             start = (row // rows, row % rows * _TILE * dilation, 0, 0)
             strip = lax.dynamic_slice(maps, start, (num_images, size * dilation, *maps.shape[2:]))
             strip = strip.reshape(num_images, size, dilation, -1, dilation, maps.shape[-1])
-            return _to_points(strip.astype(dtype), matrix, num_tiles=(num_rows, columns))
+            return _to_points(strip.astype(dtype), matrix, num_tiles=(num_rows, columns), group_size=group_size)
 
         windows = points(padded, window)
         if partner is not None:
@@ -164,22 +166,22 @@ def _transforms(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return evaluate(side) * scale, evaluate(_TILE), np.round(window / scale, 12)
 
 
-def _to_points(strip: jax.Array, matrix: np.ndarray, *, num_tiles: tuple[int, int]) -> list[jax.Array]:
+def _to_points(strip: jax.Array, matrix: np.ndarray, *, num_tiles: tuple[int, int], group_size: int) -> list[jax.Array]:
     """Transforms a strip's tiles, or the windows that begin with them.
 
     Args:
       strip: [B, H, dilation, W, dilation, I].
       matrix: [points, size of a tile or window].
       num_tiles: along H and W.
+      group_size: of the points of the rows.
 
     Returns:
-      For every point of the columns, for every group of points of the rows: [n, tiles, I].
+      For every point of the columns, for every group of points of the rows: [group_size, tiles, I].
     """
-    size = _group_size(len(matrix))
     rows = _evaluate(strip, matrix, num_tiles=num_tiles[0], axis=1)
-    groups = [jnp.stack(rows[i : i + size]) for i in range(0, len(rows), size)]
+    groups = [jnp.stack(rows[i : i + group_size]) for i in range(0, len(rows), group_size)]
     columns = [_evaluate(group, matrix, num_tiles=num_tiles[1], axis=4) for group in groups]
-    return [group.reshape(size, -1, strip.shape[-1]) for point in zip(*columns, strict=True) for group in point]
+    return [group.reshape(group_size, -1, strip.shape[-1]) for point in zip(*columns, strict=True) for group in point]
 
 
 def _evaluate(maps: jax.Array, matrix: np.ndarray, *, num_tiles: int, axis: int) -> list[jax.Array]:
@@ -196,16 +198,12 @@ def _from_points(values: list[jax.Array], matrix: np.ndarray) -> jax.Array:
 
     Returns [B, rows, 4, dilation, columns, 4, dilation, O].
     """
-    num_groups = len(matrix) // _group_size(len(matrix))
+    num_groups = len(matrix) // len(values[0])
     rows = []
     for group in range(num_groups):
         columns = [_weighted_sum(factors, values[group::num_groups]) for factors in matrix.T]
         rows.extend(jnp.stack(columns, axis=5))
     return jnp.stack([_weighted_sum(factors, rows) for factors in matrix.T], axis=2)
-
-
-def _group_size(num_points: int) -> int:
-    return _largest_divisor(num_points, num_points**2 // _LEAST_GROUPS)
 
 
 def _weighted_sum(factors: np.ndarray, terms: list[jax.Array]) -> jax.Array:

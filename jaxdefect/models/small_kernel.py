@@ -26,9 +26,9 @@ def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Ar
     """Stride-1 SAME convolution: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O].
 
     XLA's CPU backend computes the gradient of a kernel several times as slowly as the convolution. Two cores (Zen 4),
-    both gradients, 3x3 with dilation 2: 32 -> 32 channels at 256x704 135 -> 56 ms, 64 -> 64 at 128x352 71 -> 40 ms, 5x5
-    without it 250 -> 94 and 146 -> 65 ms (`winograd`); 3x3 with dilation 7, 64 -> 1024 at 32x88 68 -> 47 ms. The
-    convolution itself gains with 5x5 kernels only, 51 -> 41 and 51 -> 29 ms, and goes so in inference.
+    both gradients, 3x3 with dilation 2: 32 -> 32 channels at 256x704 167 -> 62 ms, 64 -> 64 at 128x352 72 -> 36 ms, 5x5
+    without it 224 -> 105 and 153 -> 79 ms (`winograd`); 3x3 with dilation 7, 64 -> 1024 at 32x88 69 -> 46 ms. The
+    convolution itself gains with 5x5 kernels only, 50 -> 39 and 48 -> 26 ms, and goes so in inference.
     """
     directly = functools.partial(convolve_directly, dilation=dilation)
     side, *_, features = kernel.shape

@@ -32,12 +32,11 @@ def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Ar
     """
     directly = functools.partial(convolve_directly, dilation=dilation)
     side, *_, features = kernel.shape
-    if side < 5 or image.dtype != jnp.float32 or not isinstance(image.shape[0], int):  # an export's batch is a symbol
-        return directly(image, kernel)
-    if not winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
-        return directly(image, kernel)
-    on_cpu = functools.partial(winograd.convolve, dilation=dilation)
-    return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
+    is_suited = side == 5 and image.dtype == jnp.float32 and isinstance(image.shape[0], int)  # not an export's symbol
+    if is_suited and winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
+        on_cpu = functools.partial(winograd.convolve, dilation=dilation)
+        return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
+    return directly(image, kernel)
 
 
 def _forward(image: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

@@ -1,12 +1,15 @@
 """Stride-1 convolution with a small kernel: XLA's own, and on a CPU what suits its size, for gradients above all."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.models import winograd
+
+_MANY_PLACES = 2**15  # of all maps of a batch
 
 
 def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
@@ -25,41 +28,51 @@ def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1)
 def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """Stride-1 SAME convolution: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O].
 
-    XLA's CPU backend computes the gradient of a kernel several times as slowly as the convolution. Two cores (Zen 4),
-    both gradients, 3x3 with dilation 2: 32 -> 32 channels at 256x704 167 -> 62 ms, 64 -> 64 at 128x352 72 -> 36 ms, 5x5
-    without it 224 -> 105 and 153 -> 79 ms (`winograd`); 3x3 with dilation 7, 64 -> 1024 at 32x88 69 -> 46 ms. The
-    convolution itself gains with 5x5 kernels only, 50 -> 39 and 48 -> 26 ms, and goes so in inference.
+    On a CPU by `winograd` where that is faster, and the gradients of kernels with many features as matrix products.
     """
     directly = functools.partial(convolve_directly, dilation=dilation)
-    side, *_, features = kernel.shape
-    is_suited = side == 5 and image.dtype == jnp.float32 and isinstance(image.shape[0], int)  # not an export's symbol
-    if is_suited and winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
-        on_cpu = functools.partial(winograd.convolve, dilation=dilation)
-        return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
-    return directly(image, kernel)
+    if not _is_suited(image, kernel, dilation=dilation):
+        return directly(image, kernel)
+    on_cpu = functools.partial(winograd.convolve, dilation=dilation)
+    return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
 
 
-def _forward(image: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # Not by Winograd: SegDecNet's training step at 704x256 would take 14 % less time, but 110 MiB more for programs.
-    return convolve_directly(image, kernel, dilation=dilation), (image, kernel)
+def _is_suited(image: jax.Array, kernel: jax.Array, *, dilation: int) -> bool:
+    """Whether `winograd` convolves faster on a CPU: float32 only, and no export's symbol for a batch."""
+    is_known = image.dtype == jnp.float32 and isinstance(image.shape[0], int)
+    return is_known and winograd.is_worthwhile(image.shape, features=kernel.shape[-1], dilation=dilation)
 
 
-def _backward(
-    dilation: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    image, kernel = residuals
-    side, _, channels, features = kernel.shape
+_Residuals = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _forward(image: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, _Residuals]:
+    def directly(image: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return convolve_directly(image, kernel, dilation=dilation), jnp.zeros((), image.dtype)
+
+    # 5x5 kernels take larger programs, for which PyTorch's memory leaves room where it saves the most time only.
+    is_large = len(kernel) == 3 or math.prod(image.shape[:3]) >= _MANY_PLACES
+    if is_large and _is_suited(image, kernel, dilation=dilation):
+        on_cpu = functools.partial(winograd.convolve_ahead, dilation=dilation)
+        result, last = lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
+    else:
+        result, last = directly(image, kernel)
+    return result, (image, kernel, last)
+
+
+def _backward(dilation: int, residuals: _Residuals, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    image, kernel, last = residuals
+    channels, features = kernel.shape[2:]
 
     def directly(image: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(functools.partial(convolve_directly, dilation=dilation), image, kernel)[1](cotangent)
 
     def on_cpu(image: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         if winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
-            return winograd.gradients(image, kernel, cotangent, dilation=dilation)
-        to_image, to_kernel = directly(image, cotangent)
+            return winograd.gradients(image, winograd.wait_for(last, kernel), cotangent, dilation=dilation)
         if features > 2 * channels:
-            to_kernel = _by_product(winograd.wait_for(cotangent, image), cotangent, side=side, dilation=dilation)
-        return to_image, to_kernel
+            return _by_products(winograd.wait_for(cotangent, image), kernel, cotangent, dilation=dilation)
+        return directly(image, cotangent)
 
     def cast(gradients: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return gradients[0].astype(image.dtype), gradients[1].astype(kernel.dtype)
@@ -72,14 +85,32 @@ def _backward(
 convolve_small.defvjp(_forward, _backward)
 
 
-def _by_product(image: jax.Array, cotangent: jax.Array, *, side: int, dilation: int) -> jax.Array:
-    """Of the image all shifts, for cotangents of so many channels that copies of them cost more."""
-    _, height, width, channels = image.shape
-    features, margin = cotangent.shape[-1], side // 2 * dilation
-    image = jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    shifts = [i * dilation for i in range(side)]
-    images = [image[:, i : i + height, j : j + width] for i in shifts for j in shifts]
-    flat = jnp.concatenate(images, axis=-1).reshape(-1, side**2 * channels), cotangent.reshape(-1, features)
-    places = ((0,), (0,))
-    product = lax.dot_general(*flat, (places, ((), ())), preferred_element_type=jnp.float32)
-    return product.reshape(side, side, channels, features)
+def _by_products(
+    image: jax.Array, kernel: jax.Array, cotangent: jax.Array, *, dilation: int
+) -> tuple[jax.Array, jax.Array]:
+    """Both gradients for cotangents of so many channels that shifted copies of them would cost more than the image's.
+
+    The kernel's is one product with all shifts of the image; the image's, a sum of shifts of one product with all taps.
+    """
+    (side, _, channels, features), (batch, height, width, _) = kernel.shape, image.shape
+    margin, taps = side // 2 * dilation, [(i, j) for i in range(side) for j in range(side)]
+    around = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+    flat = cotangent.reshape(-1, features)
+
+    def shifted(maps: jax.Array, i: int, j: int) -> jax.Array:
+        return maps[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
+
+    padded = jnp.pad(image, around)
+    images = jnp.concatenate([shifted(padded, i, j) for i, j in taps], axis=-1).reshape(-1, side**2 * channels)
+    to_kernel = lax.dot_general(images, flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+    contract_features = (((1,), (1,)), ((), ()))
+    product = lax.dot_general(
+        flat, kernel.reshape(-1, features), contract_features, preferred_element_type=jnp.float32
+    ).reshape(batch, height, width, -1)
+    padded = jnp.pad(product, around)
+    to_image = [
+        shifted(padded[..., number * channels : (number + 1) * channels], side - 1 - i, side - 1 - j)
+        for number, (i, j) in enumerate(taps)
+    ]
+    return functools.reduce(jnp.add, to_image), to_kernel.reshape(kernel.shape)

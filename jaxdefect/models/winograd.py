@@ -10,13 +10,16 @@ from jax import lax
 
 _TILE = 4  # places of the image along each axis that are taken together
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # where polynomials are evaluated; infinity is one more
+_ENOUGH_PRODUCTS = 16  # for two cores at once; more make the program larger
 _POINT_BYTES = 2**17  # of a strip's image and partner at one point: what stays in a processor's cache
-_LEAST_GROUPS = 16  # of points with products of their own: XLA's CPU backend runs products side by side from nine on
 
 # Measured: more channels make the products' sums larger than the cache, and too few places do not pay for them.
 _MOST_CHANNELS = 640  # of image and cotangent together
 _PLACES_PER_CHANNEL = 10
 _MOST_PADDING = 1.3  # times the places that the maps have
+
+
+_Carry = tuple[jax.Array, list[jax.Array], list[jax.Array]]  # result, sums of products, what they were made of
 
 
 def is_worthwhile(shape: tuple[int, ...], *, features: int, dilation: int) -> bool:
@@ -47,7 +50,16 @@ def convolve(image: jax.Array, kernel: jax.Array, *, dilation: int) -> jax.Array
 
     A tile of 4x4 places and all k x k taps take (k + 3)^2 products instead of 16 k^2. Relative error about 1e-5.
     """
-    return _by_strips(image, kernel, None, dilation=dilation)[0]
+    return wait_for(*convolve_ahead(image, kernel, dilation=dilation)[::-1])
+
+
+def convolve_ahead(image: jax.Array, kernel: jax.Array, *, dilation: int) -> tuple[jax.Array, jax.Array]:
+    """The same, and a number for which something that is used later has to `wait_for`.
+
+    What `convolve` returns waits itself, for which XLA keeps a second copy of it in training.
+    """
+    result, _, last = _by_strips(image, kernel, None, dilation=dilation)
+    return result, last
 
 
 def gradients(
@@ -68,19 +80,20 @@ def gradients(
       [B, H, W, I] and [k, k, I, O], float32 (float64 of float64).
     """
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    to_image, products = _by_strips(cotangent, turned, wait_for(cotangent, image), dilation=dilation)
-    taps = _transforms(len(kernel))[0].astype(to_image.dtype)
-    products = jnp.concatenate(products).reshape(len(taps), len(taps), *kernel.shape[2:])  # columns' points first
-    to_kernel = jnp.einsum("bj,ai,baco->ijco", taps, taps, products, precision=lax.Precision.HIGHEST)
+    to_image, products, last = _by_strips(cotangent, turned, wait_for(cotangent, image), dilation=dilation)
+    of_points = _at_points(len(kernel))
+    products = wait_for(last, jnp.stack(products)).reshape(len(of_points), -1)
+    to_kernel = _multiply(of_points.T, products).reshape(kernel.shape)
     return to_image, to_kernel[::-1, ::-1]
 
 
 def _by_strips(
     image: jax.Array, kernel: jax.Array, partner: jax.Array | None, *, dilation: int
-) -> tuple[jax.Array, list[jax.Array]]:
+) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """Convolves, and adds up the products of a partner's tiles with what the taps see from them.
 
-    Strip by strip, so that what the products read is in the cache.
+    Strip by strip, so that what the products read is in the cache, two at once where one has few products: all are
+    work for two cores.
 
     Args:
       image: [B, H, W, I].
@@ -89,7 +102,8 @@ def _by_strips(
       dilation: of the kernel.
 
     Returns:
-      [B, H, W, O], and for every group of points [n, O, I] (none without a partner).
+      [B, H, W, O]; for every point of the columns [points of the rows, O, I] (none without a partner); and a number
+      that has to be used, if only by `wait_for`, or XLA does the products one after the other.
     """
     dtype = jnp.promote_types(image.dtype, jnp.float32)
     (batch, height, width, channels), (side, *_, features) = image.shape, kernel.shape
@@ -99,52 +113,70 @@ def _by_strips(
     # Only strips take the shape for that: at dilation 1 XLA would copy a whole map into it.
     rows, columns = _num_tiles(height, dilation), _num_tiles(width, dilation)
     missing = rows * _TILE * dilation - height, columns * _TILE * dilation - width
-    padded = jnp.pad(image, ((0, 0), *((reach, reach + size) for size in missing), (0, 0)))
-    zero = wait_for(image, jnp.zeros((), dtype))
-    at_points = jnp.einsum(
-        "bj,ai,ijco->baco", *[taps.astype(dtype)] * 2, kernel.astype(dtype), precision=lax.Precision.HIGHEST
-    )
-    # Gradients gain nothing from groups below a column's points, which only make the program larger.
-    group_size = _largest_divisor(len(taps), len(taps) ** 2 // _LEAST_GROUPS) if partner is None else len(taps)
-    at_points = at_points.reshape(-1, group_size, channels, features)
-    products = []
+    maps = [jnp.pad(image, ((0, 0), *((reach, reach + size) for size in missing), (0, 0)))]
+    matrices = [window]
     if partner is not None:
-        partner = jnp.pad(partner, ((0, 0), *((0, size) for size in missing), (0, 0)))
-        products = [jnp.full((len(group), features, channels), zero) for group in at_points]
+        maps.append(jnp.pad(partner, ((0, 0), *((0, size) for size in missing), (0, 0))))
+        matrices.append(tile)
+    at_points = _multiply(_at_points(side), kernel.astype(dtype).reshape(side**2, -1))
+    at_points = at_points.reshape(len(taps), len(taps), channels, features)
 
     row_bytes = columns * dilation**2 * (channels + features) * dtype.itemsize
     num_rows = _largest_divisor(rows, _POINT_BYTES // row_bytes)
     num_images = _largest_divisor(batch, _POINT_BYTES // (rows * row_bytes)) if num_rows == rows else 1
-
-    def add_strip(index: jax.Array, carry: tuple[jax.Array, list[jax.Array]]) -> tuple[jax.Array, list[jax.Array]]:
-        result, products = carry
-        row = index * num_images * num_rows
-
-        def points(maps: jax.Array, matrix: np.ndarray) -> list[jax.Array]:
-            size = num_rows * _TILE + matrix.shape[1] - _TILE
-            start = (row // rows, row % rows * _TILE * dilation, 0, 0)
-            strip = lax.dynamic_slice(maps, start, (num_images, size * dilation, *maps.shape[2:]))
-            strip = strip.reshape(num_images, size, dilation, -1, dilation, maps.shape[-1])
-            return _to_points(strip.astype(dtype), matrix, num_tiles=(num_rows, columns), group_size=group_size)
-
-        windows = points(padded, window)
-        if partner is not None:
-            pairs = zip(products, points(partner, tile), windows, strict=True)
-            products = [
-                product + lax.dot_general(tiles, seen, (((1,), (1,)), ((0,), (0,)))) for product, tiles, seen in pairs
-            ]
-        values = [
-            jnp.matmul(seen, factors).reshape(-1, num_images, num_rows, dilation, columns, dilation, features)
-            for seen, factors in zip(windows, at_points, strict=True)
-        ]
-        strip = _from_points(values, tile).reshape(1, *result.shape[1:])
-        return lax.dynamic_update_slice_in_dim(result, strip, index, 0), products
-
     num_strips = batch * rows // (num_images * num_rows)
+    num_together = 2 if len(taps) * len(maps) < _ENOUGH_PRODUCTS and num_strips % 2 == 0 else 1
+
+    def points(index: jax.Array | int) -> list[list[jax.Array]]:
+        """Of a strip of every map, for every point of the columns."""
+        row = index * num_images * num_rows
+        start = (row // rows, row % rows * _TILE * dilation, 0, 0)
+        found = []
+        for values, matrix in zip(maps, matrices, strict=True):
+            size = num_rows * _TILE + matrix.shape[1] - _TILE
+            strip = lax.dynamic_slice(values, start, (num_images, size * dilation, *values.shape[2:]))
+            strip = strip.reshape(num_images, size, dilation, -1, dilation, values.shape[-1])
+            found.append(_to_points(strip.astype(dtype), matrix, num_tiles=(num_rows, columns)))
+        return found
+
+    def add_strips(index: jax.Array, carry: _Carry) -> _Carry:
+        result, products, _ = carry
+        strips = []
+        held = [points(index * num_together + i) for i in range(num_together)]
+        for windows, *tiles in held:
+            for partners in tiles:
+                products = [
+                    product + lax.dot_general(seen_by, seen, (((1,), (1,)), ((0,), (0,))))
+                    for product, seen_by, seen in zip(products, partners, windows, strict=True)
+                ]
+            values = [jnp.matmul(seen, factors) for seen, factors in zip(windows, at_points, strict=True)]
+            shape = (len(taps), num_images, num_rows, dilation, columns, dilation, features)
+            strips.append(_from_points([value.reshape(shape) for value in values], tile).reshape(result.shape[1:]))
+        result = lax.dynamic_update_slice_in_dim(result, jnp.stack(strips), index * num_together, 0)
+        return result, products, jax.tree.leaves(held)
+
+    # XLA lets arrays of a loop's body share memory, and a product waits until its own is free: one after the other, on
+    # one core. What a loop carries on keeps its place, so the loop carries what the products read, if something uses it
+    # afterwards. (The fill values differ, as XLA copies equal arrays.)
+    zero = wait_for(image, jnp.zeros((), dtype))
+    shapes = jax.eval_shape(lambda: [points(0) for _ in range(num_together)])
+    held = [jnp.full(shape.shape, zero + i) for i, shape in enumerate(jax.tree.leaves(shapes))]
+    products = [jnp.full((len(taps), features, channels), zero) for _ in taps] if partner is not None else []
     result = jnp.full((num_strips, num_images * num_rows * _TILE * dilation, width + missing[1], features), zero)
-    result, products = lax.fori_loop(0, num_strips, add_strip, (result, products))
+    result, products, held = lax.fori_loop(0, num_strips // num_together, add_strips, (result, products, held))
+    last = functools.reduce(jnp.maximum, [array.ravel()[0] for array in held])
     result = result.reshape(batch, height + missing[0], width + missing[1], features)[:, :height, :width]
-    return result, products
+    return result, products, last
+
+
+def _at_points(side: int) -> np.ndarray:
+    """[points^2, side^2], what a kernel is multiplied with: columns' points, then rows' points; rows, then columns."""
+    taps = _transforms(side)[0]
+    return np.einsum("bj,ai->baij", taps, taps).reshape(-1, side**2)
+
+
+def _multiply(matrix: np.ndarray, values: jax.Array) -> jax.Array:
+    return jnp.matmul(matrix.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 
 
 def _transforms(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,22 +198,20 @@ def _transforms(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return evaluate(side) * scale, evaluate(_TILE), np.round(window / scale, 12)
 
 
-def _to_points(strip: jax.Array, matrix: np.ndarray, *, num_tiles: tuple[int, int], group_size: int) -> list[jax.Array]:
+def _to_points(strip: jax.Array, matrix: np.ndarray, *, num_tiles: tuple[int, int]) -> list[jax.Array]:
     """Transforms a strip's tiles, or the windows that begin with them.
 
     Args:
       strip: [B, H, dilation, W, dilation, I].
       matrix: [points, size of a tile or window].
       num_tiles: along H and W.
-      group_size: of the points of the rows.
 
     Returns:
-      For every point of the columns, for every group of points of the rows: [group_size, tiles, I].
+      For every point of the columns: [points of the rows, tiles, I].
     """
-    rows = _evaluate(strip, matrix, num_tiles=num_tiles[0], axis=1)
-    groups = [jnp.stack(rows[i : i + group_size]) for i in range(0, len(rows), group_size)]
-    columns = [_evaluate(group, matrix, num_tiles=num_tiles[1], axis=4) for group in groups]
-    return [group.reshape(group_size, -1, strip.shape[-1]) for point in zip(*columns, strict=True) for group in point]
+    rows = jnp.stack(_evaluate(strip, matrix, num_tiles=num_tiles[0], axis=1))
+    columns = _evaluate(rows, matrix, num_tiles=num_tiles[1], axis=4)
+    return [point.reshape(len(matrix), -1, strip.shape[-1]) for point in columns]
 
 
 def _evaluate(maps: jax.Array, matrix: np.ndarray, *, num_tiles: int, axis: int) -> list[jax.Array]:
@@ -194,16 +224,12 @@ def _evaluate(maps: jax.Array, matrix: np.ndarray, *, num_tiles: int, axis: int)
 
 
 def _from_points(values: list[jax.Array], matrix: np.ndarray) -> jax.Array:
-    """Of each group of points [n, B, rows, dilation, columns, dilation, O], in the order of `_to_points`.
+    """For every point of the columns [points of the rows, B, rows, dilation, columns, dilation, O].
 
     Returns [B, rows, 4, dilation, columns, 4, dilation, O].
     """
-    num_groups = len(matrix) // len(values[0])
-    rows = []
-    for group in range(num_groups):
-        columns = [_weighted_sum(factors, values[group::num_groups]) for factors in matrix.T]
-        rows.extend(jnp.stack(columns, axis=5))
-    return jnp.stack([_weighted_sum(factors, rows) for factors in matrix.T], axis=2)
+    rows = jnp.stack([_weighted_sum(factors, values) for factors in matrix.T], axis=5)
+    return jnp.stack([_weighted_sum(factors, list(rows)) for factors in matrix.T], axis=2)
 
 
 def _weighted_sum(factors: np.ndarray, terms: list[jax.Array]) -> jax.Array:

@@ -33,7 +33,7 @@ def test_gradients_match_a_loop(height, width, features, has_loop, side, dilatio
     assert ("stablehlo.dot_general" in program) == (has_loop or features == 80)
     value, (gradient_x, gradient_kernel) = run(*arrays)
     infer = jax.jit(lambda x, kernel: convolve(x, kernel, dilation=dilation))
-    assert ("stablehlo.while" in infer.lower(*arrays[:2]).as_text()) == (has_loop and side == 5)
+    assert ("stablehlo.while" in infer.lower(*arrays[:2]).as_text()) == has_loop
     for result in (value, infer(*arrays[:2])):
         np.testing.assert_allclose(result, reference.convolve(x, kernel, dilation), atol=1e-3)
     expected = _kernel_gradient(x, cotangent, side, dilation)

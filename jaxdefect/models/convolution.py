@@ -1,8 +1,7 @@
 """Stride-1 SAME convolution, in the way that suits its size and the device; all ways give the same numbers.
 
-Accelerators take XLA's own. On a CPU that is slow for 1x1 kernels (`pointwise`), large ones (`large_kernel`), 5x5 ones
-and the gradients of 3x3 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels
-(`convolve_in_pairs`).
+Accelerators take XLA's own. On a CPU that is slow for 1x1 kernels (`pointwise`), large ones (`large_kernel`), 3x3 and
+5x5 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels (`convolve_in_pairs`).
 """
 
 import functools
@@ -15,7 +14,7 @@ from jaxdefect.models import large_kernel
 from jaxdefect.models.pointwise import convolve_pointwise
 from jaxdefect.models.small_kernel import convolve_directly, convolve_small
 
-_MANY_CHANNELS = 32  # from which on the gradient of a small kernel is better computed as matrix products
+_MANY_CHANNELS = 32  # from which on a small kernel is better computed as matrix products
 
 
 def convolve(

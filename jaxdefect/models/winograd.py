@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,8 @@ def convolve(image: jax.Array, kernel: jax.Array, *, dilation: int) -> jax.Array
 
     A tile of 4x4 places and all k x k taps take (k + 3)^2 products instead of 16 k^2. Relative error about 1e-5.
     """
-    return wait_for(*convolve_ahead(image, kernel, dilation=dilation)[::-1])
+    result, last = convolve_ahead(image, kernel, dilation=dilation)
+    return wait_for(last, result)
 
 
 def convolve_ahead(image: jax.Array, kernel: jax.Array, *, dilation: int) -> tuple[jax.Array, jax.Array]:
@@ -108,49 +110,31 @@ def _by_strips(
     dtype = jnp.promote_types(image.dtype, jnp.float32)
     (batch, height, width, channels), (side, *_, features) = image.shape, kernel.shape
     taps, tile, window = _transforms(side)
+    cut = _cut(image.shape, features=features, dilation=dilation, itemsize=dtype.itemsize)
     reach = side // 2 * dilation
-    # Rows and columns fall into `dilation` interleaved maps, each cut into tiles; the windows on the image overlap.
-    # Only strips take the shape for that: at dilation 1 XLA would copy a whole map into it.
-    rows, columns = _num_tiles(height, dilation), _num_tiles(width, dilation)
-    missing = rows * _TILE * dilation - height, columns * _TILE * dilation - width
-    maps = [jnp.pad(image, ((0, 0), *((reach, reach + size) for size in missing), (0, 0)))]
-    matrices = [window]
+    missing = cut.rows * _TILE * dilation - height, cut.columns * _TILE * dilation - width
+    maps = [(jnp.pad(image, ((0, 0), *((reach, reach + size) for size in missing), (0, 0))), window)]
     if partner is not None:
-        maps.append(jnp.pad(partner, ((0, 0), *((0, size) for size in missing), (0, 0))))
-        matrices.append(tile)
+        maps.append((jnp.pad(partner, ((0, 0), *((0, size) for size in missing), (0, 0))), tile))
     at_points = _multiply(_at_points(side), kernel.astype(dtype).reshape(side**2, -1))
-    at_points = at_points.reshape(len(taps), len(taps), channels, features)
+    at_points = list(at_points.reshape(len(taps), len(taps), channels, features))
+    num_together = 2 if len(taps) * len(maps) < _ENOUGH_PRODUCTS and cut.num_strips % 2 == 0 else 1
 
-    row_bytes = columns * dilation**2 * (channels + features) * dtype.itemsize
-    num_rows = _largest_divisor(rows, _POINT_BYTES // row_bytes)
-    num_images = _largest_divisor(batch, _POINT_BYTES // (rows * row_bytes)) if num_rows == rows else 1
-    num_strips = batch * rows // (num_images * num_rows)
-    num_together = 2 if len(taps) * len(maps) < _ENOUGH_PRODUCTS and num_strips % 2 == 0 else 1
-
-    def points(index: jax.Array | int) -> list[list[jax.Array]]:
-        """Of a strip of every map, for every point of the columns."""
-        row = index * num_images * num_rows
-        start = (row // rows, row % rows * _TILE * dilation, 0, 0)
-        found = []
-        for values, matrix in zip(maps, matrices, strict=True):
-            size = num_rows * _TILE + matrix.shape[1] - _TILE
-            strip = lax.dynamic_slice(values, start, (num_images, size * dilation, *values.shape[2:]))
-            strip = strip.reshape(num_images, size, dilation, -1, dilation, values.shape[-1])
-            found.append(_to_points(strip.astype(dtype), matrix, num_tiles=(num_rows, columns)))
-        return found
+    def strips_at_points(index: jax.Array | int) -> list[list[list[jax.Array]]]:
+        """Of every strip of a turn, of every map, for every point of the columns."""
+        strips = range(num_together)
+        return [[_strip_at_points(*pair, cut, index * num_together + i, dtype) for pair in maps] for i in strips]
 
     def add_strips(index: jax.Array, carry: _Carry) -> _Carry:
         result, products, _ = carry
-        strips = []
-        held = [points(index * num_together + i) for i in range(num_together)]
+        strips, held = [], strips_at_points(index)
         for windows, *tiles in held:
             for partners in tiles:
-                products = [
-                    product + lax.dot_general(seen_by, seen, (((1,), (1,)), ((0,), (0,))))
-                    for product, seen_by, seen in zip(products, partners, windows, strict=True)
-                ]
+                pairs = zip(products, partners, windows, strict=True)
+                contract_tiles = (((1,), (1,)), ((0,), (0,)))
+                products = [total + lax.dot_general(*pair, contract_tiles) for total, *pair in pairs]
             values = [jnp.matmul(seen, factors) for seen, factors in zip(windows, at_points, strict=True)]
-            shape = (len(taps), num_images, num_rows, dilation, columns, dilation, features)
+            shape = (len(taps), cut.num_images, cut.num_rows, dilation, cut.columns, dilation, features)
             strips.append(_from_points([value.reshape(shape) for value in values], tile).reshape(result.shape[1:]))
         result = lax.dynamic_update_slice_in_dim(result, jnp.stack(strips), index * num_together, 0)
         return result, products, jax.tree.leaves(held)
@@ -159,14 +143,50 @@ def _by_strips(
     # one core. What a loop carries on keeps its place, so the loop carries what the products read, if something uses it
     # afterwards. (The fill values differ, as XLA copies equal arrays.)
     zero = wait_for(image, jnp.zeros((), dtype))
-    shapes = jax.eval_shape(lambda: [points(0) for _ in range(num_together)])
-    held = [jnp.full(shape.shape, zero + i) for i, shape in enumerate(jax.tree.leaves(shapes))]
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: strips_at_points(0)))
+    held = [jnp.full(shape.shape, zero + i) for i, shape in enumerate(shapes)]
     products = [jnp.full((len(taps), features, channels), zero) for _ in taps] if partner is not None else []
-    result = jnp.full((num_strips, num_images * num_rows * _TILE * dilation, width + missing[1], features), zero)
-    result, products, held = lax.fori_loop(0, num_strips // num_together, add_strips, (result, products, held))
+    strip = cut.num_images * cut.num_rows * _TILE * dilation, width + missing[1], features
+    result = jnp.full((cut.num_strips, *strip), zero)
+    result, products, held = lax.fori_loop(0, cut.num_strips // num_together, add_strips, (result, products, held))
     last = functools.reduce(jnp.maximum, [array.ravel()[0] for array in held])
     result = result.reshape(batch, height + missing[0], width + missing[1], features)[:, :height, :width]
     return result, products, last
+
+
+class _Cut(NamedTuple):
+    """How maps are cut: rows and columns fall into `dilation` interleaved maps, each cut into tiles."""
+
+    rows: int  # of tiles, and columns of them
+    columns: int
+    num_rows: int  # of a strip
+    num_images: int  # of a strip; more than one only if it has all their rows
+    num_strips: int
+    dilation: int
+
+
+def _cut(shape: tuple[int, ...], *, features: int, dilation: int, itemsize: int) -> _Cut:
+    batch, height, width, channels = shape
+    rows, columns = _num_tiles(height, dilation), _num_tiles(width, dilation)
+    row_bytes = columns * dilation**2 * (channels + features) * itemsize
+    num_rows = _largest_divisor(rows, _POINT_BYTES // row_bytes)
+    num_images = _largest_divisor(batch, _POINT_BYTES // (rows * row_bytes)) if num_rows == rows else 1
+    return _Cut(rows, columns, num_rows, num_images, batch * rows // (num_images * num_rows), dilation)
+
+
+def _strip_at_points(
+    maps: jax.Array, matrix: np.ndarray, cut: _Cut, index: jax.Array | int, dtype: jnp.dtype
+) -> list[jax.Array]:
+    """For every point of the columns [points of the rows, tiles, I] of a strip of padded maps [B, H, W, I].
+
+    Only strips are brought into the shape of interleaved maps: at dilation 1 XLA would copy a whole map into it.
+    """
+    row, dilation = index * cut.num_images * cut.num_rows, cut.dilation
+    size = cut.num_rows * _TILE + matrix.shape[1] - _TILE  # windows overlap
+    start = (row // cut.rows, row % cut.rows * _TILE * dilation, 0, 0)
+    strip = lax.dynamic_slice(maps, start, (cut.num_images, size * dilation, *maps.shape[2:]))
+    strip = strip.reshape(cut.num_images, size, dilation, -1, dilation, maps.shape[-1])
+    return _to_points(strip.astype(dtype), matrix, num_tiles=(cut.num_rows, cut.columns))
 
 
 def _at_points(side: int) -> np.ndarray:

@@ -14,9 +14,9 @@ from jaxdefect.models.convolution import convolve
     ("height", "width", "features", "has_loop"), [(16, 6, 4, False), (16, 6, 80, False), (38, 32, 4, True)]
 )
 def test_gradients_match_a_loop(height, width, features, has_loop, side, dilation):
-    """By XLA's own, by one product with all shifts where there are many features, and by Winograd on larger maps.
+    """By XLA's own, by products of all shifts where there are many features, and by Winograd on larger maps.
 
-    In inference 5x5 kernels go by Winograd on larger maps too.
+    So goes the convolution itself on these, in inference at least.
     """
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, height, width, 35)), rng.normal(size=(side, side, 35, features))

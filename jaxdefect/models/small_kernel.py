@@ -51,8 +51,8 @@ def _forward(image: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Ar
         return convolve_directly(image, kernel, dilation=dilation), jnp.zeros((), image.dtype)
 
     # 5x5 kernels take larger programs, for which PyTorch's memory leaves room where it saves the most time only.
-    is_large = len(kernel) == 3 or math.prod(image.shape[:3]) >= _MANY_PLACES
-    if is_large and _is_suited(image, kernel, dilation=dilation):
+    has_room = len(kernel) == 3 or math.prod(image.shape[:3]) >= _MANY_PLACES
+    if has_room and _is_suited(image, kernel, dilation=dilation):
         on_cpu = functools.partial(winograd.convolve_ahead, dilation=dilation)
         result, last = lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
     else:

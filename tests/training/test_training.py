@@ -214,7 +214,7 @@ def run_steps(
 
 @pytest.fixture
 def no_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is used depends on a device's share of the batch, and its rounding differs from XLA's."""
+    """Whether it is used depends on the size of the batch, and its rounding differs from XLA's."""
     monkeypatch.setattr(winograd, "_MOST_CHANNELS", 0)
 
 

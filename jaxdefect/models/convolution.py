@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.models import large_kernel
+from jaxdefect.models.few_channels import convolve_few, has_few_channels
 from jaxdefect.models.pointwise import convolve_pointwise
 from jaxdefect.models.small_kernel import convolve_directly, convolve_small
 
@@ -37,6 +38,9 @@ def convolve(
     if side == 1:
         return convolve_pointwise(image, kernel)
     directly = functools.partial(convolve_directly, dilation=dilation)
+    if has_few_channels(kernel):
+        margin = side // 2 * dilation
+        return convolve_few(image, kernel, padding=((margin, margin), (margin, margin)), dilation=dilation)
     if side**2 * features <= channels:
         on_cpu = functools.partial(convolve_by_taps, dilation=dilation)
     elif side <= 5 and channels >= _MANY_CHANNELS:

@@ -56,17 +56,15 @@ def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, stride: int, dilati
 
 
 def _sum_taps(image: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
-    taps = _taps(image, kernel.shape[0], stride, dilation, padding)
-    products = [pixels.astype(jnp.float32) * kernel[i, j, 0].astype(jnp.float32) for i, j, pixels in taps]
+    seen = taps(image, kernel.shape[0], stride, dilation, padding)
+    products = [pixels.astype(jnp.float32) * kernel[i, j, 0].astype(jnp.float32) for i, j, pixels in seen]
     return functools.reduce(jnp.add, products).astype(image.dtype)
 
 
 _convolve = jax.custom_vjp(_sum_taps, nondiff_argnums=(2, 3, 4))
 
 
-def _taps(
-    image: jax.Array, side: int, stride: int, dilation: int, padding: Padding
-) -> list[tuple[int, int, jax.Array]]:
+def taps(image: jax.Array, side: int, stride: int, dilation: int, padding: Padding) -> list[tuple[int, int, jax.Array]]:
     """(row, column, the pixels [B, h, w, C] that this tap of the kernel sees)."""
     padded = jnp.pad(image, ((0, 0), *padding, (0, 0)))
     height, width = (length - dilation * (side - 1) for length in padded.shape[1:3])
@@ -90,7 +88,7 @@ def _backward(
     side = kernel.shape[0]
     sums = [
         jnp.sum(pixels * cotangent, axis=(0, 1, 2), dtype=jnp.float32)
-        for _, _, pixels in _taps(image, side, stride, dilation, padding)
+        for _, _, pixels in taps(image, side, stride, dilation, padding)
     ]
     # The image's gradient: the cotangent, its pixels moved apart by the stride, under the flipped kernel.
     edges, reach = [], dilation * (side - 1)

@@ -14,6 +14,7 @@ from jaxdefect.model_config import InputNorm
 from jaxdefect.models import convolution
 from jaxdefect.models.depthwise import convolve_depthwise
 from jaxdefect.models.doubled import convolve_doubled
+from jaxdefect.models.few_channels import convolve_few, has_few_channels
 from jaxdefect.models.pointwise import convolve_pointwise
 
 # torchvision's normalisation of intensities in [0, 1]: red, green, blue.
@@ -66,6 +67,8 @@ def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides
     num_pixels = ((height + top + bottom - side) // stride + 1) * ((width + left + right - side) // stride + 1)
     if side == 1:
         return convolve_pointwise(image, kernel, stride=stride)
+    if has_few_channels(kernel):
+        return convolve_few(image, kernel, stride=stride, padding=padding)
     if num_pixels > _FEW_PIXELS:
         is_same = stride == 1 and all(margin == side // 2 for margin in (top, bottom, left, right))
         return convolution.convolve(image, kernel) if is_same else directly(image, kernel)

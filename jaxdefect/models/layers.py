@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxdefect.models import large_kernel
 from jaxdefect.models.convolution import convolve
+from jaxdefect.models.winograd import wait_for
 
 Norm = Literal["feature", "feature_official", "batch"]
 NORM_EPSILON = 1e-3
@@ -95,7 +96,9 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     values = x.astype(jnp.float32)
     mean = jnp.mean(values, axis=(1, 2), keepdims=True)
     centered = values - mean
-    return centered, mean, jnp.mean(jnp.square(centered), axis=(1, 2), keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=(1, 2), keepdims=True)
+    # Not `centered`: XLA would write it out, as it is used twice, and read it again.
+    return values - wait_for(variance, mean), mean, variance
 
 
 _NormResiduals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]

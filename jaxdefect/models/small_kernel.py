@@ -12,7 +12,7 @@ from jaxdefect.models import winograd
 _MANY_PLACES = 2**15  # of all maps of a batch
 
 
-def convolve_directly(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
+def convolve_directly(image: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
     """Stride-1 SAME convolution as XLA does it: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O]."""
     return lax.conv_general_dilated(
         image,
@@ -43,25 +43,18 @@ def _is_suited(image: jax.Array, kernel: jax.Array, *, dilation: int) -> bool:
     return is_known and winograd.is_worthwhile(image.shape, features=kernel.shape[-1], dilation=dilation)
 
 
-_Residuals = tuple[jax.Array, jax.Array, jax.Array]
+_Residuals = tuple[jax.Array, jax.Array]
 
 
 def _forward(image: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, _Residuals]:
-    def directly(image: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return convolve_directly(image, kernel, dilation=dilation), jnp.zeros((), image.dtype)
-
     # 5x5 kernels take larger programs, for which PyTorch's memory leaves room where it saves the most time only.
     has_room = len(kernel) == 3 or math.prod(image.shape[:3]) >= _MANY_PLACES
-    if has_room and _is_suited(image, kernel, dilation=dilation):
-        on_cpu = functools.partial(winograd.convolve_ahead, dilation=dilation)
-        result, last = lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
-    else:
-        result, last = directly(image, kernel)
-    return result, (image, kernel, last)
+    convolve = convolve_small if has_room else convolve_directly
+    return convolve(image, kernel, dilation), (image, kernel)
 
 
 def _backward(dilation: int, residuals: _Residuals, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    image, kernel, last = residuals
+    image, kernel = residuals
     channels, features = kernel.shape[2:]
 
     def directly(image: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -69,7 +62,7 @@ def _backward(dilation: int, residuals: _Residuals, cotangent: jax.Array) -> tup
 
     def on_cpu(image: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         if winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
-            return winograd.gradients(image, winograd.wait_for(last, kernel), cotangent, dilation=dilation)
+            return winograd.gradients(image, kernel, cotangent, dilation=dilation)
         if features > 2 * channels:
             return _by_products(winograd.wait_for(cotangent, image), kernel, cotangent, dilation=dilation)
         return directly(image, cotangent)

@@ -51,17 +51,10 @@ def convolve(image: jax.Array, kernel: jax.Array, *, dilation: int) -> jax.Array
 
     A tile of 4x4 places and all k x k taps take (k + 3)^2 products instead of 16 k^2. Relative error about 1e-5.
     """
-    result, last = convolve_ahead(image, kernel, dilation=dilation)
-    return wait_for(last, result)
-
-
-def convolve_ahead(image: jax.Array, kernel: jax.Array, *, dilation: int) -> tuple[jax.Array, jax.Array]:
-    """The same, and a number for which something that is used later has to `wait_for`.
-
-    What `convolve` returns waits itself, for which XLA keeps a second copy of it in training.
-    """
     result, _, last = _by_strips(image, kernel, None, dilation=dilation)
-    return result, last
+    # One element waits for all: it is written in place, where a whole array that waits would be written anew.
+    first = (slice(0, 1),) * result.ndim
+    return lax.dynamic_update_slice(result, wait_for(last, result[first]), (0,) * result.ndim)
 
 
 def gradients(
@@ -110,7 +103,9 @@ def _by_strips(
     dtype = jnp.promote_types(image.dtype, jnp.float32)
     (batch, height, width, channels), (side, *_, features) = image.shape, kernel.shape
     taps, tile, window = _transforms(side)
-    cut = _cut(image.shape, features=features, dilation=dilation, itemsize=dtype.itemsize)
+    num_together = 1 if len(taps) * (1 if partner is None else 2) >= _ENOUGH_PRODUCTS else 2
+    cut = _cut(image.shape, features, dilation, itemsize=dtype.itemsize, in_pairs=num_together == 2)
+    num_together = math.gcd(num_together, cut.num_strips)
     reach = side // 2 * dilation
     missing = cut.rows * _TILE * dilation - height, cut.columns * _TILE * dilation - width
     maps = [(jnp.pad(image, ((0, 0), *((reach, reach + size) for size in missing), (0, 0))), window)]
@@ -118,7 +113,6 @@ def _by_strips(
         maps.append((jnp.pad(partner, ((0, 0), *((0, size) for size in missing), (0, 0))), tile))
     at_points = _multiply(_at_points(side), kernel.astype(dtype).reshape(side**2, -1))
     at_points = list(at_points.reshape(len(taps), len(taps), channels, features))
-    num_together = 2 if len(taps) * len(maps) < _ENOUGH_PRODUCTS and cut.num_strips % 2 == 0 else 1
 
     def strips_at_points(index: jax.Array | int) -> list[list[list[jax.Array]]]:
         """Of every strip of a turn, of every map, for every point of the columns."""
@@ -165,12 +159,18 @@ class _Cut(NamedTuple):
     dilation: int
 
 
-def _cut(shape: tuple[int, ...], *, features: int, dilation: int, itemsize: int) -> _Cut:
+def _cut(shape: tuple[int, ...], features: int, dilation: int, *, itemsize: int, in_pairs: bool) -> _Cut:
+    """Cuts maps [B, H, W, I] for a result of so many features, into an even number of strips if it can be."""
     batch, height, width, channels = shape
     rows, columns = _num_tiles(height, dilation), _num_tiles(width, dilation)
     row_bytes = columns * dilation**2 * (channels + features) * itemsize
-    num_rows = _largest_divisor(rows, _POINT_BYTES // row_bytes)
-    num_images = _largest_divisor(batch, _POINT_BYTES // (rows * row_bytes)) if num_rows == rows else 1
+    most_rows, most_images = rows, batch
+    if in_pairs and batch % 2 == 0:
+        most_images = batch // 2
+    elif in_pairs and rows % 2 == 0:
+        most_rows = rows // 2
+    num_rows = _largest_divisor(most_rows, _POINT_BYTES // row_bytes)
+    num_images = _largest_divisor(most_images, _POINT_BYTES // (rows * row_bytes)) if num_rows == rows else 1
     return _Cut(rows, columns, num_rows, num_images, batch * rows // (num_images * num_rows), dilation)
 
 

@@ -2,11 +2,15 @@
 
 import jax
 import numpy as np
+import pytest
 
 from jaxdefect.models import doubled
 
 
-def test_as_doubling_and_convolving() -> None:
+@pytest.mark.parametrize("many_channels", [4, 5])
+def test_as_doubling_and_convolving(many_channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient by nine and by sixteen products."""
+    monkeypatch.setattr(doubled, "_MANY_CHANNELS", many_channels)
     rng = np.random.default_rng(0)
     image = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
     kernel = rng.standard_normal((3, 3, 4, 6)).astype(np.float32)

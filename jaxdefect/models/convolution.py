@@ -1,7 +1,8 @@
 """Stride-1 SAME convolution, in the way that suits its size and the device; all ways give the same numbers.
 
 Accelerators take XLA's own. On a CPU that is slow for 1x1 kernels (`pointwise`), large ones (`large_kernel`), 3x3 and
-5x5 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels (`convolve_in_pairs`).
+5x5 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels (`few_channels` where the sums are
+short, else `convolve_in_pairs`).
 """
 
 import functools
@@ -13,9 +14,7 @@ from jax import lax
 from jaxdefect.models import large_kernel
 from jaxdefect.models.few_channels import convolve_few, has_few_channels
 from jaxdefect.models.pointwise import convolve_pointwise
-from jaxdefect.models.small_kernel import convolve_directly, convolve_small
-
-_MANY_CHANNELS = 32  # from which on a small kernel is better computed as matrix products
+from jaxdefect.models.small_kernel import convolve_directly, convolve_small, has_winograd
 
 
 def convolve(
@@ -38,16 +37,17 @@ def convolve(
     if side == 1:
         return convolve_pointwise(image, kernel)
     directly = functools.partial(convolve_directly, dilation=dilation)
-    if has_few_channels(kernel):
+    if has_few_channels(image, kernel):
         margin = side // 2 * dilation
         return convolve_few(image, kernel, padding=((margin, margin), (margin, margin)), dilation=dilation)
+    suits_pairs = dilation == 1 and channels <= 8 and features <= 16 and image.shape[2] % 2 == 0
     if side**2 * features <= channels:
         on_cpu = functools.partial(convolve_by_taps, dilation=dilation)
-    elif side <= 5 and channels >= _MANY_CHANNELS:
+    elif side <= 5 and (has_winograd(image, kernel, dilation=dilation) or not suits_pairs):
         return convolve_small(image, kernel, dilation)
     elif dilation == 1 and large_kernel.is_large(kernel):
         on_cpu = large_kernel.convolve_on_cpu
-    elif dilation == 1 and channels <= 8 and features <= 16 and image.shape[2] % 2 == 0:
+    elif suits_pairs:
         on_cpu = convolve_in_pairs
     else:
         return directly(image, kernel)

@@ -67,7 +67,7 @@ def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides
     num_pixels = ((height + top + bottom - side) // stride + 1) * ((width + left + right - side) // stride + 1)
     if side == 1:
         return convolve_pointwise(image, kernel, stride=stride)
-    if has_few_channels(kernel):
+    if has_few_channels(image, kernel):
         return convolve_few(image, kernel, stride=stride, padding=padding)
     if num_pixels > _FEW_PIXELS:
         is_same = stride == 1 and all(margin == side // 2 for margin in (top, bottom, left, right))

@@ -31,16 +31,17 @@ def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Ar
     On a CPU by `winograd` where that is faster, and the gradients of kernels with many features as matrix products.
     """
     directly = functools.partial(convolve_directly, dilation=dilation)
-    if not _is_suited(image, kernel, dilation=dilation):
+    if not has_winograd(image, kernel, dilation=dilation):
         return directly(image, kernel)
     on_cpu = functools.partial(winograd.convolve, dilation=dilation)
     return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
 
 
-def _is_suited(image: jax.Array, kernel: jax.Array, *, dilation: int) -> bool:
+def has_winograd(image: jax.Array, kernel: jax.Array, *, dilation: int) -> bool:
     """Whether `winograd` convolves faster on a CPU: float32 only, and no export's symbol for a batch."""
     is_known = image.dtype == jnp.float32 and isinstance(image.shape[0], int)
-    return is_known and winograd.is_worthwhile(image.shape, features=kernel.shape[-1], dilation=dilation)
+    side, *_, features = kernel.shape
+    return is_known and winograd.is_worthwhile(image.shape, side=side, features=features, dilation=dilation)
 
 
 _Residuals = tuple[jax.Array, jax.Array]
@@ -61,7 +62,7 @@ def _backward(dilation: int, residuals: _Residuals, cotangent: jax.Array) -> tup
         return jax.vjp(functools.partial(convolve_directly, dilation=dilation), image, kernel)[1](cotangent)
 
     def on_cpu(image: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if winograd.is_worthwhile(image.shape, features=features, dilation=dilation):
+        if winograd.is_worthwhile(image.shape, side=len(kernel), features=features, dilation=dilation):
             return winograd.gradients(image, kernel, cotangent, dilation=dilation)
         if features > 2 * channels:
             return _by_products(winograd.wait_for(cotangent, image), kernel, cotangent, dilation=dilation)

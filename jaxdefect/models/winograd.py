@@ -14,22 +14,29 @@ _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # where polynomials are evalua
 _ENOUGH_PRODUCTS = 16  # for two cores at once; more make the program larger
 _POINT_BYTES = 2**17  # of a strip's image and partner at one point: what stays in a processor's cache
 
-# Measured: more channels make the products' sums larger than the cache, and too few places do not pay for them.
+# Measured: more channels make the products' sums larger than the cache, and too few places do not pay for them; with
+# few channels the transforms cost more than the products save, unless there are many taps and features.
 _MOST_CHANNELS = 640  # of image and cotangent together
 _PLACES_PER_CHANNEL = 10
+_MANY_CHANNELS = 32  # of the image
+_PRODUCTS_PER_VALUE = 96  # with fewer, of the convolution itself, for each value of image and result
+_LEAST_PRODUCTS = 10**8  # and altogether
 _MOST_PADDING = 1.3  # times the places that the maps have
 
 
 _Carry = tuple[jax.Array, list[jax.Array], list[jax.Array]]  # result, sums of products, what they were made of
 
 
-def is_worthwhile(shape: tuple[int, ...], *, features: int, dilation: int) -> bool:
-    """Whether XLA is slower on a CPU, for an image [B, H, W, I] and so many features."""
+def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation: int) -> bool:
+    """Whether XLA is slower on a CPU, for an image [B, H, W, I], a kernel's side of 3 or 5, and so many features."""
     batch, height, width, channels = shape
     places = batch * height * width
     padded = batch * math.prod(_num_tiles(size, dilation) * _TILE * dilation for size in (height, width))
     is_large = padded >= _PLACES_PER_CHANNEL * (channels + features)
-    return is_large and padded <= _MOST_PADDING * places and channels + features <= _MOST_CHANNELS
+    products = places * side**2 * channels * features
+    per_value = products / (places * (channels + features))
+    has_work = channels >= _MANY_CHANNELS or (per_value >= _PRODUCTS_PER_VALUE and products >= _LEAST_PRODUCTS)
+    return is_large and has_work and padded <= _MOST_PADDING * places and channels + features <= _MOST_CHANNELS
 
 
 def wait_for(other: jax.Array, value: jax.Array) -> jax.Array:

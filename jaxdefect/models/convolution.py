@@ -76,8 +76,8 @@ def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) 
 def convolve_in_pairs(image: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same for few channels and features and an even width, two columns computed as one of twice the channels.
 
-    A quarter more arithmetic for a 5x5 kernel, but a CPU's vectors are full: 1 -> 16 channels on four maps of 256x256
-    5.7 -> 1.8 ms, 8 -> 16 on a map of 88x32 with its gradients 1.8 -> 0.5 ms (two cores).
+    A quarter more arithmetic for a 5x5 kernel, but a CPU's vectors are full: 8 -> 16 channels on a map of 88x32 with
+    its gradients 1.8 -> 0.5 ms (two cores).
     """
     side, _, channels, features = kernel.shape
     batch, height, width, _ = image.shape

@@ -28,18 +28,18 @@ def _directly(image: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _nine_products(image: jax.Array, kernel: jax.Array) -> jax.Array:
     height, width = image.shape[1:3]
-    image_and_rows = image.astype(jnp.float32), _differences(image.astype(jnp.float32), axis=1)
-    seen = [(maps, _differences(maps, axis=2)) for maps in image_and_rows]
+    maps = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+    seen = [(maps, _differences(maps, axis=2)) for maps in (maps, _differences(maps, axis=1))]
     # For each axis: of x[i], of d[i], of d[i + 1].
-    taps = [_factors(row) for row in _factors(kernel.astype(jnp.float32))]
+    taps = [_factors(row) for row in _factors(kernel.astype(maps.dtype))]
 
-    def product(i: int, j: int) -> jax.Array:
+    def product_with(i: int, j: int) -> jax.Array:
         """With what the even (1) or odd (2) places take of the differences along an axis, or both take of x (0)."""
-        maps = jnp.matmul(seen[min(i, 1)][min(j, 1)], taps[i][j])
+        product = jnp.matmul(seen[min(i, 1)][min(j, 1)], taps[i][j])
         top, left = max(i - 1, 0), max(j - 1, 0)
-        return maps[:, top : top + height, left : left + width]
+        return product[:, top : top + height, left : left + width]
 
-    products = [[product(i, j) for j in range(3)] for i in range(3)]
+    products = [[product_with(i, j) for j in range(3)] for i in range(3)]
     by_parity = [[products[0][0] + products[i][0] + products[0][j] + products[i][j] for j in (1, 2)] for i in (1, 2)]
     return _interleave(by_parity).astype(image.dtype)
 

@@ -59,7 +59,7 @@ def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides
     """Convolution: image [B, H, W, I], kernel [k, k, I, O], padding of rows and of columns -> [B, h, w, O].
 
     XLA's CPU backend takes 0.4 s for a 3x3 kernel on a map of 2x2 with 512 channels, a matrix product 3 ms: on maps of
-    few pixels it is one.
+    few pixels it is one. Few channels are added up (`few_channels`).
     """
     directly = functools.partial(_convolve_directly, stride=stride, padding=padding)
     (top, bottom), (left, right) = padding

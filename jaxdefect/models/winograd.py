@@ -112,7 +112,7 @@ def _by_strips(
     taps, tile, window = _transforms(side)
     num_together = 1 if len(taps) * (1 if partner is None else 2) >= _ENOUGH_PRODUCTS else 2
     cut = _cut(image.shape, features, dilation, itemsize=dtype.itemsize, in_pairs=num_together == 2)
-    num_together = math.gcd(num_together, cut.num_strips)
+    num_together = math.gcd(num_together, cut.num_strips)  # one, where their number is odd
     reach = side // 2 * dilation
     missing = cut.rows * _TILE * dilation - height, cut.columns * _TILE * dilation - width
     maps = [(jnp.pad(image, ((0, 0), *((reach, reach + size) for size in missing), (0, 0))), window)]

@@ -25,7 +25,7 @@ from jaxdefect.config import (
 )
 from jaxdefect.data import pipeline
 from jaxdefect.model_config import SegDecConfig
-from jaxdefect.models import winograd
+from jaxdefect.models import few_channels, winograd
 from jaxdefect.training import checkpoint, loop, runs, state, step
 from jaxdefect.types import InputError
 
@@ -213,12 +213,16 @@ def run_steps(
 
 
 @pytest.fixture
-def no_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is used depends on the size of the batch, and its rounding differs from XLA's."""
+def convolutions_of_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that round alike for batches of any size.
+
+    Whether Winograd's filtering is used depends on that size, and XLA rounds a sum as it fuses it with what follows.
+    """
     monkeypatch.setattr(winograd, "_MOST_CHANNELS", 0)
+    monkeypatch.setattr(few_channels, "_MOST_TERMS", 0)
 
 
-@pytest.mark.usefixtures("no_winograd")
+@pytest.mark.usefixtures("convolutions_of_xla")
 def test_two_devices_give_the_numbers_of_one(config: Config) -> None:
     assert jax.local_device_count() == 2
     assert [step.device_mesh(n).size for n in (1, 2, 3, 4)] == [1, 2, 1, 2]
@@ -235,7 +239,7 @@ def test_two_devices_give_the_numbers_of_one(config: Config) -> None:
         np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.usefixtures("no_winograd")
+@pytest.mark.usefixtures("convolutions_of_xla")
 def test_two_devices_average_the_gradients_of_their_halves(config: Config) -> None:
     """Not those of one device on the whole: where rounding differs with the batch, a ReLU or two switch."""
     config = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1.0))

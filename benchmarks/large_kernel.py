@@ -12,7 +12,8 @@ import jax
 from absl import app, flags
 
 from benchmarks import turns
-from jaxdefect.models import large_kernel, small_kernel
+from jaxdefect.models import large_kernel
+from jaxdefect.models.xla import convolve_directly
 
 _HEIGHT = flags.DEFINE_integer("height", 88, "Height of the map: an eighth of the image's.")
 _WIDTH = flags.DEFINE_integer("width", 32, "Width of the map.")
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
     spectrum = large_kernel.spectrum(kernel, tile=_KNOWN_TILE.value)
     known = jax.jit(lambda image, spectrum: large_kernel.convolve_by_spectrum(image, spectrum, side=15))
-    direct, rows = small_kernel.convolve_directly, large_kernel.convolve_by_rows
+    direct, rows = convolve_directly, large_kernel.convolve_by_rows
     values = {"direct": value(direct), "rows": value(rows), "spectrum": value(by_spectrum)}
     values["known spectrum"] = lambda: known(image, spectrum)
     turns.report("value", values, repetitions=_REPETITIONS.value)

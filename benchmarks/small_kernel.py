@@ -13,7 +13,8 @@ import jax
 from absl import app, flags
 
 from benchmarks import turns
-from jaxdefect.models.small_kernel import convolve_directly, convolve_small
+from jaxdefect.models.small_kernel import convolve_small
+from jaxdefect.models.xla import convolve_directly
 
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Timed calls of each; both alternate.")
 

@@ -14,7 +14,8 @@ from jax import lax
 from jaxdefect.models import large_kernel
 from jaxdefect.models.few_channels import convolve_few, has_few_channels
 from jaxdefect.models.pointwise import convolve_pointwise
-from jaxdefect.models.small_kernel import convolve_directly, convolve_small, has_winograd
+from jaxdefect.models.small_kernel import convolve_small, has_winograd
+from jaxdefect.models.xla import convolve_directly
 
 
 def convolve(

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and of columns
+from jaxdefect.models.xla import Sides, convolve_directly
 
 
 def convolve_depthwise(
-    image: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1, padding: Padding | None = None
+    image: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1, padding: Sides | None = None
 ) -> jax.Array:
     """Each channel with its own kernel: image [B, H, W, C], kernel [k, k, 1, C] -> [B, h, w, C], in image's type.
 
@@ -31,22 +31,7 @@ def convolve_depthwise(
     )
 
 
-def convolve_directly(
-    image: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding
-) -> jax.Array:
-    """`convolve_depthwise` as XLA does it."""
-    return lax.conv_general_dilated(
-        image,
-        kernel,
-        (stride, stride),
-        padding,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=image.shape[-1],
-    )
-
-
-def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
+def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Sides) -> jax.Array:
     """`convolve_depthwise` as one shifted product per tap, added up.
 
     XLA's CPU backend computes grouped convolutions and their gradients without vector instructions. On [4, 64, 64, 96]
@@ -55,7 +40,7 @@ def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, stride: int, dilati
     return typing.cast(jax.Array, _convolve(image, kernel, stride, dilation, padding))
 
 
-def _sum_taps(image: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
+def _sum_taps(image: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Sides) -> jax.Array:
     seen = taps(image, kernel.shape[0], stride, dilation, padding)
     products = [pixels.astype(jnp.float32) * kernel[i, j, 0].astype(jnp.float32) for i, j, pixels in seen]
     return functools.reduce(jnp.add, products).astype(image.dtype)
@@ -64,7 +49,7 @@ def _sum_taps(image: jax.Array, kernel: jax.Array, stride: int, dilation: int, p
 _convolve = jax.custom_vjp(_sum_taps, nondiff_argnums=(2, 3, 4))
 
 
-def taps(image: jax.Array, side: int, stride: int, dilation: int, padding: Padding) -> list[tuple[int, int, jax.Array]]:
+def taps(image: jax.Array, side: int, stride: int, dilation: int, padding: Sides) -> list[tuple[int, int, jax.Array]]:
     """(row, column, the pixels [B, h, w, C] that this tap of the kernel sees)."""
     padded = jnp.pad(image, ((0, 0), *padding, (0, 0)))
     height, width = (length - dilation * (side - 1) for length in padded.shape[1:3])
@@ -76,13 +61,13 @@ def taps(image: jax.Array, side: int, stride: int, dilation: int, padding: Paddi
 
 
 def _forward(
-    image: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding
+    image: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Sides
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _sum_taps(image, kernel, stride, dilation, padding), (image, kernel)
 
 
 def _backward(
-    stride: int, dilation: int, padding: Padding, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    stride: int, dilation: int, padding: Sides, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     image, kernel = saved
     side = kernel.shape[0]

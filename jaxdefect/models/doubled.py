@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdefect.models.small_kernel import convolve_directly
-from jaxdefect.models.winograd import wait_for
+from jaxdefect.models.xla import convolve_directly, wait_for
 
 _MANY_CHANNELS = 128  # from which on the gradient is that of the nine products
 

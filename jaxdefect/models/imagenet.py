@@ -16,6 +16,7 @@ from jaxdefect.models.depthwise import convolve_depthwise
 from jaxdefect.models.doubled import convolve_doubled
 from jaxdefect.models.few_channels import convolve_few, has_few_channels
 from jaxdefect.models.pointwise import convolve_pointwise
+from jaxdefect.models.xla import Sides, convolve_directly
 
 # torchvision's normalisation of intensities in [0, 1]: red, green, blue.
 MEAN = (0.485, 0.456, 0.406)
@@ -26,7 +27,6 @@ NORM_MOMENTUM = 0.9  # torchvision's 0.1, as Flax counts it
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 Padding = Literal["torch", "tensorflow"]
-Sides = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and of columns
 _FEW_PIXELS = 16
 
 
@@ -61,7 +61,7 @@ def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides
     XLA's CPU backend takes 0.4 s for a 3x3 kernel on a map of 2x2 with 512 channels, a matrix product 3 ms: on maps of
     few pixels it is one. Few channels are added up (`few_channels`).
     """
-    directly = functools.partial(_convolve_directly, stride=stride, padding=padding)
+    directly = functools.partial(convolve_directly, stride=stride, padding=padding)
     (top, bottom), (left, right) = padding
     side, (height, width) = kernel.shape[0], image.shape[1:3]
     num_pixels = ((height + top + bottom - side) // stride + 1) * ((width + left + right - side) // stride + 1)
@@ -74,11 +74,6 @@ def convolve(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides
         return convolution.convolve(image, kernel) if is_same else directly(image, kernel)
     by_product = functools.partial(convolve_by_product, stride=stride, padding=padding)
     return lax.platform_dependent(image, kernel, cpu=by_product, default=directly)
-
-
-def _convolve_directly(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides) -> jax.Array:
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(image, kernel, (stride, stride), padding, dimension_numbers=layout)
 
 
 def convolve_by_product(image: jax.Array, kernel: jax.Array, *, stride: int, padding: Sides) -> jax.Array:

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxdefect.models import large_kernel
 from jaxdefect.models.convolution import convolve
-from jaxdefect.models.winograd import wait_for
+from jaxdefect.models.xla import wait_for
 
 Norm = Literal["feature", "feature_official", "batch"]
 NORM_EPSILON = 1e-3

@@ -8,20 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.models import winograd
+from jaxdefect.models.xla import convolve_directly, wait_for
 
 _MANY_PLACES = 2**15  # of all maps of a batch
-
-
-def convolve_directly(image: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
-    """Stride-1 SAME convolution as XLA does it: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O]."""
-    return lax.conv_general_dilated(
-        image,
-        kernel,
-        (1, 1),
-        "SAME",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -51,7 +40,7 @@ def _forward(image: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Ar
     # 5x5 kernels take larger programs, for which PyTorch's memory leaves room where it saves the most time only.
     has_room = len(kernel) == 3 or math.prod(image.shape[:3]) >= _MANY_PLACES
     convolve = convolve_small if has_room else convolve_directly
-    return convolve(image, kernel, dilation), (image, kernel)
+    return convolve(image, kernel, dilation=dilation), (image, kernel)
 
 
 def _backward(dilation: int, residuals: _Residuals, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -65,7 +54,7 @@ def _backward(dilation: int, residuals: _Residuals, cotangent: jax.Array) -> tup
         if winograd.is_worthwhile(image.shape, side=len(kernel), features=features, dilation=dilation):
             return winograd.gradients(image, kernel, cotangent, dilation=dilation)
         if features > 2 * channels:
-            return _by_products(winograd.wait_for(cotangent, image), kernel, cotangent, dilation=dilation)
+            return _by_products(wait_for(cotangent, image), kernel, cotangent, dilation=dilation)
         return directly(image, cotangent)
 
     def cast(gradients: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

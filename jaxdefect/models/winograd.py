@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdefect.models.xla import wait_for
+
 _TILE = 4  # places of the image along each axis that are taken together
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # where polynomials are evaluated; infinity is one more
 _ENOUGH_PRODUCTS = 16  # for two cores at once; more make the program larger
@@ -37,16 +39,6 @@ def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation:
     per_value = products / (places * (channels + features))
     has_work = channels >= _MANY_CHANNELS or (per_value >= _PRODUCTS_PER_VALUE and products >= _LEAST_PRODUCTS)
     return is_large and has_work and padded <= _MOST_PADDING * places and channels + features <= _MOST_CHANNELS
-
-
-def wait_for(other: jax.Array, value: jax.Array) -> jax.Array:
-    """The value, to be used once another array is there, of any shape.
-
-    XLA makes what needs no other array as early as it can and keeps it: for gradients copies of the image, in the
-    forward pass already. It ignores barriers, but does not see that nothing is above infinity. A training step of the
-    steel detector at 704x256 has 187 MiB of temporaries instead of 309.
-    """
-    return jnp.where(other.ravel()[0] > jnp.inf, jnp.ones((), value.dtype), value)
 
 
 def _num_tiles(size: int, dilation: int) -> int:

@@ -1,10 +1,12 @@
-"""What a CPU does its own way, images turned over or a batch in parts, gives the same."""
+"""What a CPU does its own way, images turned over, a batch in parts or on two devices, gives the same."""
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdefect import model_config, models
+from jaxdefect.models.convolution import convolve
 
 CONFIGS = {
     "segdec": (model_config.SegDecConfig(), 1),
@@ -47,3 +49,28 @@ def test_a_batch_in_parts_gives_what_it_gives_at_once(monkeypatch):
         assert outputs.keys() == expected.keys()
         for name, values in expected.items():
             np.testing.assert_allclose(outputs[name], values, atol=1e-4 * np.abs(values).max(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "features", "operation"),
+    [(3, 1, 8, "multiply"), (5, 8, 8, "convolution"), (3, 36, 4, "dot_general"), (3, 36, 16, "while")],
+    ids=["sum", "pairs", "taps", "winograd"],
+)
+def test_two_devices_convolve_as_one(side, channels, features, operation):
+    """Each its half of the batch, and the kernel's gradient is the sum of both; by every way for small kernels."""
+    rng = np.random.default_rng(0)
+    shapes = (4, 40, 32, channels), (side, side, channels, features), (4, 40, 32, features)
+    image, kernel, cotangent = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+
+    @jax.jit
+    def run(image, kernel, cotangent):
+        value, pull = jax.vjp(convolve, image, kernel)
+        return value, *pull(cotangent)
+
+    assert f"stablehlo.{operation}" in jax.jit(convolve).lower(image, kernel).as_text()
+    expected = run(image, kernel, cotangent)
+    mesh = Mesh(jax.local_devices(), ("batch",))
+    halves, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["batch"], []))
+    placed = (jax.device_put(array, where) for array, where in ((image, halves), (kernel, whole), (cotangent, halves)))
+    for found, wanted in zip(run(*placed), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max(), rtol=0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdefect.models import depthwise
+from jaxdefect.models.xla import Sides, convolve_directly
 
 CASES = {
     "stride 1": (1, 1, ((1, 1), (1, 1))),
@@ -17,7 +18,7 @@ CASES = {
 }
 
 
-def reference(x: np.ndarray, kernel: np.ndarray, stride: int, dilation: int, padding: depthwise.Padding) -> np.ndarray:
+def reference(x: np.ndarray, kernel: np.ndarray, stride: int, dilation: int, padding: Sides) -> np.ndarray:
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
     reach = 2 * dilation + 1
     height, width = ((length - reach) // stride + 1 for length in padded.shape[1:3])
@@ -30,7 +31,7 @@ def reference(x: np.ndarray, kernel: np.ndarray, stride: int, dilation: int, pad
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("formulation", [depthwise.convolve_by_taps, depthwise.convolve_directly])
+@pytest.mark.parametrize("formulation", [depthwise.convolve_by_taps, convolve_directly])
 def test_values_and_gradients_match_a_loop(case, formulation):
     stride, dilation, padding = settings = CASES[case]
     rng = np.random.default_rng(0)
@@ -75,6 +76,6 @@ def test_on_a_cpu_it_is_summed_by_taps():
     options = {"stride": 2, "dilation": 1, "padding": ((1, 1), (1, 1))}
     texts = [
         jax.jit(lambda x, kernel, run=run: run(x, kernel, **options)).lower(x, kernel).as_text()
-        for run in (depthwise.convolve_depthwise, depthwise.convolve_directly)
+        for run in (depthwise.convolve_depthwise, convolve_directly)
     ]
     assert ["convolution" in text for text in texts] == [False, True]

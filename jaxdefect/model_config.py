@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from jaxdefect.types import InputError
 
-Dtype = Literal["float32", "bfloat16"]  # of the computation; parameters stay float32
+Dtype = Literal["float32", "tf32", "bfloat16"]  # of the computation (`models/precision.py`); parameters stay float32
 # What the network sees of an intensity x in [0, 1]: x; (x - mean) / deviation of ImageNet's channels; 2 x - 1.
 InputNorm = Literal["none", "imagenet", "symmetric"]
 LargeKernel = Literal["auto", "direct", "fft"]  # how inference computes a 15x15 convolution

@@ -56,10 +56,11 @@ def main(argv: Sequence[str]) -> None:
     batch_sizes = cli.integers(_BATCH_SIZES) or (config.training.batch_size,)
     if unknown := set(_DTYPES.value) - set(modes.DTYPES):
         raise InputError(f"--dtypes={','.join(sorted(unknown))}: must be among {', '.join(modes.DTYPES)}")
+    dtypes = [dtype for dtype in modes.DTYPES if dtype in _DTYPES.value]
     settings = [
         modes.Setting(_MODE.value, batch_size, size, dtype, num_devices)
         for size, batch_size, dtype, num_devices in itertools.product(
-            sizes, batch_sizes, _DTYPES.value, cli.integers(_DEVICES) or (None,)
+            sizes, batch_sizes, dtypes, cli.integers(_DEVICES) or (None,)
         )
     ]
     if not settings:

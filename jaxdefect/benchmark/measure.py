@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdefect.model_config import Dtype
+from jaxdefect.models import precision
+
 _COPY_BYTES = 2**28  # beyond every cache
 
 
@@ -94,11 +97,19 @@ def cost_of(compiled: Any) -> Cost:
     )
 
 
-def ceilings(dtype: str) -> Ceilings:
-    """Measures the device: a product of square matrices, and reading and writing an array, the best of five each."""
+def ceilings(dtype: Dtype) -> Ceilings:
+    """Measures the device: a product of square matrices as exact as `dtype`, and reading and writing an array, the best
+    of five each.
+    """
     side = 2048 if jax.default_backend() == "cpu" else 8192
-    left, right = (jax.random.normal(jax.random.key(seed), (side, side), jnp.dtype(dtype)) for seed in (0, 1))
-    product = jax.jit(jnp.matmul)
+    of_arrays = precision.array_dtype(dtype)
+    left, right = (jax.random.normal(jax.random.key(seed), (side, side), of_arrays) for seed in (0, 1))
+
+    @jax.jit
+    def product(left: jax.Array, right: jax.Array) -> jax.Array:
+        with precision.products(dtype):
+            return jnp.matmul(left, right)
+
     array = jnp.zeros(_COPY_BYTES // 4, jnp.float32)
     copy = jax.jit(lambda x: x + 1.0)
     return Ceilings(

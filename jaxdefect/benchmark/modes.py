@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import time
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +17,13 @@ from jaxdefect import models
 from jaxdefect.benchmark import layers, measure
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline, readers, splits
-from jaxdefect.model_config import check_image_size
+from jaxdefect.model_config import Dtype, check_image_size
+from jaxdefect.models import precision
 from jaxdefect.training import resident, state, step
 from jaxdefect.types import InputError, Sample, Targets
 
 MODES = ("inference", "train", "input", "end_to_end")
-DTYPES = ("float32", "tf32", "bfloat16")
-# How float32 matrix products and convolutions are computed; matters on accelerators only.
-_PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
+DTYPES: tuple[Dtype, ...] = typing.get_args(Dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Setting:
     mode: str  # of MODES
     batch_size: int
     image_size: tuple[int, int]
-    dtype: str
+    dtype: Dtype
     num_devices: int | None = None  # that share the batch; None: as many as divide it
 
 
@@ -50,18 +50,17 @@ def run(config: Config, setting: Setting, *, repetitions: int, with_layers: bool
     measure.forget_peak()
     timed = {"inference": _inference, "train": _train, "input": _input, "end_to_end": _end_to_end}[setting.mode]
     mesh = step.device_mesh(setting.batch_size, num_devices=setting.num_devices)
-    with jax.default_matmul_precision(_PRECISION[setting.dtype]):
+    with precision.products(setting.dtype):  # for single layers; whole networks see to it themselves
         figures = timed(config, mesh, repetitions=repetitions, with_layers=with_layers)
     return {**dataclasses.asdict(setting), "num_devices": mesh.size, **figures}
 
 
 def with_setting(config: Config, setting: Setting) -> Config:
     """The config with what a row of a benchmark asks for."""
-    dtype = "bfloat16" if setting.dtype == "bfloat16" else "float32"
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, image_size=setting.image_size),
-        model=dataclasses.replace(config.model, dtype=dtype),
+        model=dataclasses.replace(config.model, dtype=setting.dtype),
         training=dataclasses.replace(config.training, batch_size=setting.batch_size),
     )
 

@@ -107,13 +107,13 @@ def inference_variables(
       variables: its variables.
       image_size: height and width of the images to come.
       large_kernel: "fft" keeps spectra (285 to 630 MB for SegDecNet's 15x15, by the image's size), "direct" none, so
-        that every call computes what it needs; "auto" keeps them on CPUs in float32 where an image is large enough to
-        be worth reading them.
+        that every call computes what it needs; "auto" keeps them on CPUs, but for bfloat16, where an image is large
+        enough to be worth reading them.
     """
     is_wanted = large_kernel == "fft" or (
         large_kernel == "auto"
         and jax.default_backend() == "cpu"
-        and config.dtype == "float32"
+        and config.dtype != "bfloat16"
         and image_size[0] * image_size[1] >= _MANY_PIXELS
     )
     height, width = (max(side // _STRIDE, 1) for side in image_size)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import BackgroundSuppressionConfig, SegDecConfig, check_image_size
 from jaxdefect.models.layers import Conv, ConvNorm, score_logit
+from jaxdefect.models.precision import array_dtype, with_precision
 from jaxdefect.models.segdec import Encoder, kernel_init
 from jaxdefect.models.unet import UpConvolution
 
@@ -43,11 +44,12 @@ class BackgroundSuppression(nn.Module):
 
     config: BackgroundSuppressionConfig
 
+    @with_precision
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         config, (batch, height, width, _) = self.config, image.shape
         check_image_size(height, width, step=config.size_step)
-        dtype, init = jnp.dtype(config.dtype), kernel_init(config.initializer)
+        dtype, init = array_dtype(config.dtype), kernel_init(config.initializer)
         encoder = SegDecConfig(norm=config.norm, initializer=config.initializer, dtype=config.dtype)
         x, skips = Encoder(encoder, name="encoder")(image, train=train)
         maps = []

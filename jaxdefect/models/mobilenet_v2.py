@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import MobileNetV2Config, check_image_size
 from jaxdefect.models.imagenet import ConvBatchNorm, Padding, normalize_input
+from jaxdefect.models.precision import array_dtype, with_precision
 
 # Table 2 of the paper: expansion t, channels c, repetitions n, stride s of the first.
 _SEQUENCES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -81,12 +82,13 @@ class MobileNetV2(nn.Module):
 
     config: MobileNetV2Config
 
+    @with_precision
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         config = self.config
         check_image_size(image.shape[1], image.shape[2], step=config.size_step)
         x = normalize_input(image, config.input_norm, is_pretrained=bool(config.pretrained))
-        *_, x = Encoder(config.padding, jnp.dtype(config.dtype), name="encoder")(x, train=train)
+        *_, x = Encoder(config.padding, array_dtype(config.dtype), name="encoder")(x, train=train)
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         head = nn.Dense(config.num_classes, kernel_init=nn.initializers.normal(0.01), name="head")
         return {"classes": head(pooled)}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import RegressionConfig, check_image_size
 from jaxdefect.models.layers import NORM_EPSILON, Conv, score_logit
+from jaxdefect.models.precision import array_dtype, with_precision
 from jaxdefect.types import MAX_SEVERITY
 
 _MOMENTUM = 0.9  # of the running averages: Flax's 0.99 lags behind for hundreds of steps, and validation with it
@@ -76,9 +77,10 @@ class Regression(nn.Module):
 
     config: RegressionConfig
 
+    @with_precision
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        config, dtype = self.config, array_dtype(self.config.dtype)
         check_image_size(image.shape[1], image.shape[2], step=config.size_step)
         norm = nn.BatchNorm(
             use_running_average=not train, momentum=_MOMENTUM, epsilon=NORM_EPSILON, dtype=dtype, name="input_norm"

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import ResNetConfig, check_image_size
 from jaxdefect.models.imagenet import ConvBatchNorm, normalize_input
+from jaxdefect.models.precision import array_dtype, with_precision
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _FIRST_BOTTLENECK_DEPTH = 50
@@ -56,11 +57,12 @@ class ResNet(nn.Module):
 
     config: ResNetConfig
 
+    @with_precision
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         config = self.config
         check_image_size(image.shape[1], image.shape[2], step=config.size_step)
-        dtype = jnp.dtype(config.dtype)
+        dtype = array_dtype(config.dtype)
         x = normalize_input(image, config.input_norm, is_pretrained=bool(config.pretrained))
         x = ConvBatchNorm(64, kernel=7, stride=2, dtype=dtype, name="stem")(x, train=train)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxdefect.model_config import SegDecConfig, check_image_size
 from jaxdefect.models.deeplab import DeepLabSegmentation
 from jaxdefect.models.layers import ConvNorm, SqueezeExcitation, max_pool
+from jaxdefect.models.precision import array_dtype, with_precision
 from jaxdefect.models.unet import UNetSegmentation
 
 
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> tuple[jax.Array, list[jax.Array]]:
         config = self.config
-        is_atrous, dtype, init = config.kernels == "atrous", jnp.dtype(config.dtype), kernel_init(config.initializer)
+        is_atrous, dtype, init = config.kernels == "atrous", array_dtype(config.dtype), kernel_init(config.initializer)
         kernel, dilation = (3, 2) if is_atrous else (5, 1)
         x = image.astype(dtype)
         number, skips = 0, []
@@ -75,7 +76,7 @@ class Segmentation(nn.Module):
     def __call__(self, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         config = self.config
         x, _ = self.encoder(image, train=train)
-        dtype, init = jnp.dtype(config.dtype), kernel_init(config.initializer)
+        dtype, init = array_dtype(config.dtype), kernel_init(config.initializer)
         # Its norm's bias is trained in the published code too, which meant to fix it at 0 (nn.Parameter undoes that).
         return x, ConvNorm(1, 1, 1, config.norm, init, dtype, is_logit=True, name="logit")(x, train=train)
 
@@ -89,7 +90,7 @@ class Decision(nn.Module):
     def __call__(self, features: jax.Array, logit_map: jax.Array, *, train: bool) -> jax.Array:
         config = self.config
         kernel, dilation = (3, 2) if config.kernels == "atrous" else (5, 1)
-        dtype, init = jnp.dtype(config.dtype), kernel_init(config.initializer)
+        dtype, init = array_dtype(config.dtype), kernel_init(config.initializer)
         if config.decision_input == "relu":
             logit_map = nn.relu(logit_map)
         x = jnp.concatenate([max_pool(features), max_pool(logit_map)], axis=-1)  # pooled first: a quarter of the copy
@@ -110,6 +111,7 @@ class SegDec(nn.Module):
 
     config: SegDecConfig
 
+    @with_precision
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         check_image_size(image.shape[1], image.shape[2], step=self.config.size_step)
@@ -129,7 +131,7 @@ class SegDec(nn.Module):
         options = {
             "norm": config.norm,
             "kernel_init": kernel_init(config.initializer),
-            "dtype": jnp.dtype(config.dtype),
+            "dtype": array_dtype(config.dtype),
         }
         part = {"unet": UNetSegmentation, "deeplab": DeepLabSegmentation}[config.segmentation]
         return part(**options, name=name)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import UNetConfig, check_image_size
 from jaxdefect.models.layers import ConvNorm, Norm, max_pool, normalize, score_logit
+from jaxdefect.models.precision import array_dtype, with_precision
 
 _CHANNELS = (64, 128, 256, 512)  # at full resolution, 1/2, 1/4, 1/8
 _BOTTOM_CHANNELS = 1024  # at 1/16
@@ -98,11 +99,12 @@ class UNet(nn.Module):
 
     config: UNetConfig
 
+    @with_precision
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         config = self.config
         check_image_size(image.shape[1], image.shape[2], step=config.size_step)
-        part = UNetSegmentation(config.resolution, config.norm, dtype=jnp.dtype(config.dtype), name="segmentation")
+        part = UNetSegmentation(config.resolution, config.norm, dtype=array_dtype(config.dtype), name="segmentation")
         _, logit_map = part(image, train=train)
         logit_map = logit_map.astype(jnp.float32)
         probability = nn.sigmoid(logit_map[..., 0])

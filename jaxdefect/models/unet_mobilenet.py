@@ -8,6 +8,7 @@ from jaxdefect.model_config import UNetMobileNetV2Config, check_image_size
 from jaxdefect.models.imagenet import ConvBatchNorm, normalize_input
 from jaxdefect.models.layers import Conv, score_logit
 from jaxdefect.models.mobilenet_v2 import Encoder
+from jaxdefect.models.precision import array_dtype, with_precision
 
 _CHANNELS = (256, 128, 64, 32, 16)  # of the decoder's blocks, from 1/16 of the image's size up to all of it
 _KERNEL_INIT = nn.initializers.he_uniform()  # segmentation_models.pytorch's, of the decoder
@@ -43,11 +44,12 @@ class UNetMobileNetV2(nn.Module):
 
     config: UNetMobileNetV2Config
 
+    @with_precision
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         config = self.config
         check_image_size(image.shape[1], image.shape[2], step=config.size_step)
-        dtype = jnp.dtype(config.dtype)
+        dtype = array_dtype(config.dtype)
         x = normalize_input(image, config.input_norm, is_pretrained=bool(config.pretrained))
         *skips, x = Encoder(config.padding, dtype, name="encoder")(x, train=train)
         for number, (features, skip) in enumerate(zip(_CHANNELS, [*reversed(skips), None], strict=True), start=1):

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdefect import losses, models, schedules
 from jaxdefect.config import Config, LossConfig
+from jaxdefect.models import precision
 from jaxdefect.training.state import Stage, TrainState, merge_params, optimizer, split_params
 
 Arrays = Mapping[str, jax.Array]
@@ -99,7 +100,8 @@ def step_function(module: nn.Module, config: Config, stage: Stage) -> Step:
             loss, parts = total_loss(outputs, batch, config=config.loss, weights=weights)
             return loss, (parts, batch_stats)
 
-        (loss, (parts, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
+        with precision.products(config.model.dtype):
+            (loss, (parts, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
         updates, optimizer_state = transform.update(gradients, state.optimizer, trained)
         trained = cast(dict[str, Any], optax.apply_updates(trained, updates))
         params = merge_params(trained, frozen)

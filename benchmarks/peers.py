@@ -1,25 +1,28 @@
 """Times jaxdefect against PyTorch on the same device, in turns, after checking that both compute the same.
 
     python -m benchmarks.peers --out=benchmarks/results/peers_cpu.json [--cases=segdec_inference,segdec_training]
+    python -m benchmarks.peers --device=cuda --dtypes=bfloat16 --batch_sizes=1,8,32 --cases=segdec_inference --compile
 
-Wants the `benchmark` extra. Each case runs our jitted function and PyTorch in each of its settings (eager,
-channels-last; with `--compile`, compiled) alternately; the ratio of the medians is the result. Each of them has a
-process of its own, idle while another is timed: in one process their thread pools and allocators disturb each other.
-A turn begins with a call that is not timed, as a virtual machine takes the memory of an idle process away.
-All processes get the memory pages that our launchers ask for (`launch.cli`), unless `--nohuge_pages`. The peak is what
-resident memory grows to above what it was before the model was made, with either library loaded and started; what only
-checks the outputs is dropped first.
+Wants the `benchmark` extra. Each case runs our compiled function and PyTorch in each of its settings (eager,
+channels-last; with `--compile`, compiled, on a GPU also as CUDA graphs) alternately; the ratio of the medians is the
+result. Each of them has a process of its own, idle while another is timed: in one process their thread pools and
+allocators disturb each other. A turn begins with a call that is not timed, as a virtual machine takes the memory of
+an idle process away. All processes get the memory pages that our launchers ask for (`launch.cli`), but not with
+`--nohuge_pages`.
+The peak on a CPU is what resident memory grows to above what it was before the model was made, with either library
+loaded and started; what only checks the outputs is dropped first. On a GPU it is what a call holds, weights included.
 """
 
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,139 +32,25 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from jaxdefect import models
-from jaxdefect.benchmark import environment, measure
-from jaxdefect.config import Config, LossConfig, OptimizerConfig
-from jaxdefect.model_config import ModelConfig, RegressionConfig, SegDecConfig, UNetMobileNetV2Config
-from jaxdefect.training import state, step
+from benchmarks import sides
+from benchmarks.sides import CASES, Case
+from jaxdefect.benchmark import environment, measure, modes
 
 _CASES = flags.DEFINE_list("cases", None, "Cases to run; all by default.")
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Of both sides.")
+_DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of both sides: float32, tf32, bfloat16.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Images per call; the case's own by default.")
+_SIZE = flags.DEFINE_string("size", None, "Of the images, HEIGHTxWIDTH; the case's own by default.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Turns of each side.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for the figures; what it holds of other cases stays.")
 _COMPILE = flags.DEFINE_bool("compile", False, "Try torch.compile too.")
 _HUGE_PAGES = flags.DEFINE_bool("huge_pages", True, "Let all processes use huge memory pages.")
 
-_STEEL = SegDecConfig(kernels="atrous", attention=True)
-Timed = Callable[[], Any]  # one call, waited for
+# The largest difference of two sides that compute the same, of the largest output.
+_TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 1e-1}
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A network at a size. `is_training`: a step of plain SGD on both losses, else an inference."""
-
-    model: ModelConfig
-    size: tuple[int, int]
-    batch: int = 1
-    channels: int = 1
-    is_training: bool = False
-
-
-CASES = {
-    "segdec_inference": Case(SegDecConfig(), (1408, 512)),
-    "segdec_training": Case(SegDecConfig(), (704, 256), is_training=True),
-    "steel_inference": Case(_STEEL, (1408, 512)),
-    "steel_training": Case(_STEEL, (704, 256), is_training=True),
-    "regression_inference": Case(RegressionConfig(), (256, 256), batch=64),
-    "unet_mobilenet_inference": Case(UNetMobileNetV2Config(input_norm="none"), (256, 1248), channels=3),
-}
-
-
-def _batch(case: Case) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    height, width = case.size
-    label = (np.arange(case.batch) % 2 == 0).astype(np.float32)
-    cells = (case.batch, height // case.model.output_stride, width // case.model.output_stride, 1)
-    return {
-        "image": rng.random((case.batch, height, width, case.channels), np.float32),
-        "mask": (rng.random(cells) < 0.1).astype(np.float32) * label[:, None, None, None],
-        "weight": np.ones(cells, np.float32),
-        "label": label,
-        "has_mask": np.ones(case.batch, np.float32),
-    }
-
-
-def _variables(case: Case) -> dict[str, Any]:
-    return models.init(models.build(case.model), num_channels=case.channels, seed=0)
-
-
-def our_side(case: Case) -> tuple[Timed, Callable[[], list[np.ndarray]]]:
-    """Our timed call, and the outputs to compare: maps and decisions before any step."""
-    module, batch = models.build(case.model), _batch(case)
-    image = jnp.asarray(batch["image"])
-
-    @jax.jit
-    def forward(variables: Any, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs = models.apply_inference(module.apply, variables, image)
-        return outputs["segmentation"], outputs["decision"]
-
-    if not case.is_training:
-        prepared = models.inference_variables(case.model, _variables(case), image_size=case.size)
-        return (
-            lambda: jax.block_until_ready(forward(prepared, image)),
-            lambda: [np.asarray(value) for value in forward(prepared, image)],
-        )
-    config = Config(model=case.model, loss=LossConfig(), optimizer=OptimizerConfig(learning_rate=1e-3))
-    stage = state.stages(config, steps_per_epoch=100)[0]
-    compiled = step.make_step(module, config, stage)
-    holder = [state.initial_state(module, config, stage)]
-    placed = jax.device_put(batch)
-
-    def train() -> None:
-        holder[0], metrics = compiled(holder[0], placed)
-        jax.block_until_ready((holder[0], metrics))
-
-    def outputs() -> list[np.ndarray]:
-        values = [np.asarray(value) for value in forward({"params": holder[0].params}, image)]
-        forward.clear_cache()
-        return values
-
-    return train, outputs
-
-
-def their_side(case: Case, *, setting: str) -> tuple[Timed, Callable[[], list[np.ndarray]]]:
-    """PyTorch's timed call in one setting, and the outputs to compare."""
-    import torch
-    import torch.nn.functional as F
-
-    from benchmarks import torch_models
-
-    module = {
-        "segdec": lambda: torch_models.SegDec(is_atrous=case.model == _STEEL, channels=case.channels),
-        "regression": lambda: torch_models.Regression(case.channels),
-        "unet_mobilenet_v2": lambda: torch_models.UNetMobileNetV2(case.channels),
-    }[case.model.architecture]()
-    torch_models.copy_variables(module, _variables(case))
-    layout = torch.channels_last if "channels_last" in setting else torch.contiguous_format
-    arrays = {name: torch.from_numpy(value) for name, value in _batch(case).items()}
-    image = arrays["image"].permute(0, 3, 1, 2).contiguous(memory_format=layout)
-    mask = arrays["mask"].permute(0, 3, 1, 2).contiguous()
-    module = module.to(memory_format=layout).train(case.is_training)
-    called = torch.compile(module) if "compile" in setting else module
-
-    def forward() -> tuple[Any, Any]:
-        with torch.inference_mode():
-            return called(image)
-
-    def outputs() -> list[np.ndarray]:
-        maps, decision = forward()
-        return [maps.permute(0, 2, 3, 1).contiguous().numpy(), decision.numpy()]
-
-    if not case.is_training:
-        return forward, outputs
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
-
-    def train() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        maps, decision = called(image)
-        loss = F.binary_cross_entropy_with_logits(maps, mask)
-        loss = loss + 0.1 * F.binary_cross_entropy_with_logits(decision, arrays["label"])
-        loss.backward()
-        optimizer.step()
-
-    return train, outputs
-
-
-def _serve(connection: Connection, case: Case, setting: str) -> None:
+def _serve(connection: Connection, case: Case, setting: str, device: str) -> None:
     """One side's process: sends its outputs; then for every True that comes a turn's seconds; last its peak."""
     if setting == "jaxdefect":
         jax.block_until_ready(jax.jit(jnp.sin)(0.0))  # the libraries' own size is none of the step's
@@ -169,24 +58,25 @@ def _serve(connection: Connection, case: Case, setting: str) -> None:
         import torch  # noqa: F401
 
     before = measure.resident_bytes("VmRSS")
-    call, outputs = our_side(case) if setting == "jaxdefect" else their_side(case, setting=setting)
-    connection.send(outputs())
-    call()  # compiles, which is none of the step's either: nor is what the allocator keeps of it
+    side = sides.ours(case) if setting == "jaxdefect" else sides.pytorchs(case, setting=setting, device=device)
+    connection.send(side.outputs())
+    side.call()  # compiles, which is none of the step's either: nor is what the allocator keeps of it
     ctypes.CDLL(None).malloc_trim(0)
     measure.forget_peak()
     while connection.recv():
-        call()
+        side.call()
         start = time.perf_counter()
-        call()
+        side.call()
         connection.send(time.perf_counter() - start)
-    connection.send(measure.resident_bytes("VmHWM") - before)
+    is_on_cpu = device == "cpu"
+    connection.send(measure.resident_bytes("VmHWM") - before if is_on_cpu else side.device_bytes())
 
 
 @contextlib.contextmanager
-def _side(case: Case, setting: str) -> Iterator[Connection]:
+def _side(case: Case, setting: str, device: str) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, case, setting), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, case, setting, device), daemon=True)
     process.start()
     theirs.close()  # so that reading ends where the process does
     try:
@@ -196,27 +86,28 @@ def _side(case: Case, setting: str) -> Iterator[Connection]:
         process.join()
 
 
-def compare(case: Case) -> dict[str, Any]:
+def compare(case: Case, *, device: str) -> dict[str, Any]:
     """Checks that both sides agree and times them in turns.
 
     Raises:
-      RuntimeError: the outputs differ by more than 1e-3 of the largest.
+      RuntimeError: the outputs differ by more than `_TOLERANCE`.
       EOFError: a side's process has failed; what it printed says why.
     """
     settings = ["eager", "channels_last"] + (["compile", "compile_channels_last"] if _COMPILE.value else [])
+    settings += ["compile_graphs_channels_last"] if _COMPILE.value and device == "cuda" else []
     with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(_side(case, name)) for name in ("jaxdefect", *settings)}
-        outputs = {name: side.recv() for name, side in sides.items()}
+        processes = {name: stack.enter_context(_side(case, name, device)) for name in ("jaxdefect", *settings)}
+        outputs = {name: process.recv() for name, process in processes.items()}
         difference = _difference(case, outputs["jaxdefect"], outputs["eager"])
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        seconds: dict[str, list[float]] = {name: [] for name in processes}
         for _ in range(_REPETITIONS.value):
-            for name, side in sides.items():
-                side.send(True)
-                seconds[name].append(side.recv())
+            for name, process in processes.items():
+                process.send(True)
+                seconds[name].append(process.recv())
         peaks = {}
-        for name, side in sides.items():
-            side.send(False)
-            peaks[name] = side.recv()
+        for name, process in processes.items():
+            process.send(False)
+            peaks[name] = process.recv()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(settings, key=lambda name: medians[name])
     return {
@@ -235,37 +126,69 @@ def _difference(case: Case, ours: Sequence[np.ndarray], theirs: Sequence[np.ndar
     count = 2 if case.model.architecture == "segdec" else 1
     pairs = zip(ours[:count], theirs[:count], strict=True)
     largest = max(float(np.abs(b - a).max() / np.abs(b).max()) for a, b in pairs)
-    if largest > 1e-3:
+    if not largest <= _TOLERANCE[case.model.dtype]:
         raise RuntimeError(f"{case}: the two sides differ by {largest:.1e} of the largest output")
     return largest
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the cases, prints a line each, writes the JSON file."""
-    del argv
+def _wanted() -> dict[str, Case]:
+    """What the flags ask for; the name of a case says what differs from its own settings."""
     names = _CASES.value or list(CASES)
-    if unknown := set(names) - set(CASES):
-        raise app.UsageError(f"--cases: {', '.join(sorted(unknown))}: must be among {', '.join(CASES)}")
+    for flag, values, known in (("cases", names, CASES), ("dtypes", _DTYPES.value, modes.DTYPES)):
+        if unknown := set(values) - set(known):
+            raise app.UsageError(f"--{flag}: {', '.join(sorted(unknown))}: must be among {', '.join(known)}")
+    try:
+        batches = [int(text) for text in _BATCH_SIZES.value or []]
+        size = tuple(int(side) for side in _SIZE.value.split("x")) if _SIZE.value else None
+    except ValueError as error:
+        raise app.UsageError(f"--batch_sizes as 1,8,32 and --size as 1408x512: {error}") from error
+    wanted = {}
+    for name, dtype in itertools.product(names, _DTYPES.value):
+        case = dataclasses.replace(CASES[name], model=dataclasses.replace(CASES[name].model, dtype=dtype))
+        for batch in batches or [case.batch]:
+            changed = dataclasses.replace(case, batch=batch, size=size or case.size)
+            parts = [name] + [dtype] * (dtype != "float32") + [_SIZE.value] * (changed.size != case.size)
+            wanted[" ".join(parts + [f"batch {batch}"] * (batch != case.batch))] = changed
+    return wanted
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the cases, prints a line each, writes the JSON file; a case that fails does not stop the others."""
+    del argv
+    wanted, device = _wanted(), _DEVICE.value
+    # Read by the processes that are started below.
     if _HUGE_PAGES.value:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # read by the processes that are started below
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "cuda": "cuda,cpu"}[device]
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is for all sides
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     path = Path(_OUT.value) if _OUT.value else None
     kept: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
-    for name in names:
-        case = CASES[name]
-        figures = compare(case) | {"has_huge_pages": _HUGE_PAGES.value}
+    failed = []
+    for name, case in wanted.items():
+        try:
+            figures = compare(case, device=device) | {"has_huge_pages": _HUGE_PAGES.value}
+        except (EOFError, RuntimeError) as error:
+            failed.append(name)
+            print(f"{name}: failed: {error or 'a process ended, see above'}", flush=True)
+            continue
         kept[name] = figures | {"case": dataclasses.asdict(case), "environment": environment.describe()}
-        print(_line(name, figures), flush=True)
+        print(_line(name, case, figures), flush=True)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kept, indent=1) + "\n")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
-def _line(name: str, figures: Mapping[str, Any]) -> str:
-    times = ", ".join(f"{side} {seconds:.3f} s" for side, seconds in figures["median"].items())
+def _line(name: str, case: Case, figures: Mapping[str, Any]) -> str:
+    times = ", ".join(f"{side} {1000 * seconds:.3g} ms" for side, seconds in figures["median"].items())
     peaks = ", ".join(f"{side} {count / 2**20:.0f} MiB" for side, count in figures["peak_bytes"].items())
+    best = figures["best_of_pytorch"]
+    rates = [f"{case.batch / figures['median'][side]:.4g}" for side in ("jaxdefect", best)]
     return (
         f"{name}: {times}; eager / ours {figures['ratio_to_eager']:.2f}, best / ours {figures['ratio_to_best']:.2f}"
-        f" (difference {figures['largest_difference']:.0e}); peak {peaks}"
+        f" (images/s {rates[0]} and {rates[1]}; difference {figures['largest_difference']:.0e}); peak {peaks}"
     )
 
 

@@ -32,7 +32,8 @@ def read_image(path: Path, *, num_channels: int) -> np.ndarray:
     Raises:
       InputError: the file is missing, empty, truncated or not an image, or its values are not 8 or 16 bit or in [0, 1].
     """
-    return to_unit_range(to_channels(decode_for(path, num_channels=num_channels), num_channels), path)
+    pixels = to_channels(decode_for(path, num_channels=num_channels), num_channels)
+    return to_unit_range(checked_range(pixels, path))
 
 
 def decode_for(path: Path, *, num_channels: int) -> np.ndarray:
@@ -83,15 +84,15 @@ def image_size(path: Path) -> tuple[int, int]:
     return size
 
 
-def normalise(image: np.ndarray, *, num_channels: int) -> np.ndarray:
-    """An image array as float32 in [0, 1] with the channels that the network takes.
+def as_stored(image: np.ndarray, *, num_channels: int) -> np.ndarray:
+    """An image array with the channels that the network takes, in a type that `to_unit_range` takes.
 
     Args:
       image: [H, W], [H, W, 1] gray or [H, W, 3] RGB; uint8, uint16, or float in [0, 1].
       num_channels: 1 (colour becomes ITU-R BT.601 luma) or 3 (gray is repeated).
 
     Returns:
-      [H, W, num_channels] float32.
+      [H, W, num_channels], uint8 or uint16 as they are if no colour becomes gray, else float32 in [0, 1].
 
     Raises:
       InputError: another shape, dtype or range.
@@ -101,22 +102,20 @@ def normalise(image: np.ndarray, *, num_channels: int) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.size == 0:
         raise InputError(f"an image of shape {shape}: must be [H, W], [H, W, 1] or [H, W, 3]")
-    if image.dtype in (np.uint8, np.uint16):
-        scaled = _divided_by_largest(image)
-    elif np.issubdtype(image.dtype, np.floating):
+    if np.issubdtype(image.dtype, np.floating):
         low, high = float(image.min()), float(image.max())
         if not (low >= 0 and high <= 1):
             raise InputError(
                 f"a float image with values from {low:g} to {high:g}: must be within [0, 1]; scale it first"
             )
-        scaled = image.astype(np.float32)
-    else:
+        image = image.astype(np.float32)
+    elif image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image of type {image.dtype}: must be uint8, uint16, or float in [0, 1]")
-    if scaled.shape[-1] == num_channels:
-        return scaled
+    if image.shape[-1] == num_channels:
+        return image
     if num_channels == 1:
-        return cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)[..., None]
-    return np.repeat(scaled, num_channels, axis=-1)
+        return cv2.cvtColor(to_unit_range(image), cv2.COLOR_RGB2GRAY)[..., None]
+    return np.repeat(image, num_channels, axis=-1)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -185,21 +184,28 @@ def to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
     return cv2.cvtColor(colors, cv2.COLOR_BGR2GRAY)[..., np.newaxis]
 
 
-def to_unit_range(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Pixels of any supported type as contiguous float32 in [0, 1]."""
+def to_unit_range(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as contiguous float32 in [0, 1]: uint8 and uint16 divided by the largest, float32 as they are."""
+    if pixels.dtype == np.float32:
+        return np.ascontiguousarray(pixels)
+    # Without an array in between.
+    return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32, order="C")
+
+
+def checked_range(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """A file's pixels if `to_unit_range` takes them; float64 becomes float32.
+
+    Raises:
+      InputError: they are of another type, or floats beyond [0, 1].
+    """
     if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
-        return _divided_by_largest(pixels)
+        return pixels
     if pixels.dtype == np.float32 or pixels.dtype == np.float64:
         low, high = pixels.min(), pixels.max()
         if not (low >= 0 and high <= 1):
             raise InputError(f"{path}: floating-point values must lie in [0, 1], not [{low:g}, {high:g}]; rescale them")
-        return np.ascontiguousarray(pixels, dtype=np.float32)
+        return pixels.astype(np.float32, copy=False)
     raise InputError(f"{path}: pixels of type {pixels.dtype}; wanted are 8 or 16 bit unsigned, or float in [0, 1]")
-
-
-def _divided_by_largest(pixels: np.ndarray) -> np.ndarray:
-    """Unsigned integers as contiguous float32 in [0, 1], without an array in between."""
-    return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32, order="C")
 
 
 def _truncation(data: bytes) -> str:

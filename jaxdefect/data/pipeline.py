@@ -341,4 +341,5 @@ def _as_it_is(config: DataConfig) -> DataConfig:
 
 def pad(values: np.ndarray, size: int) -> np.ndarray:
     """[n, ...] -> [size, ...]: the last element repeated, so that every batch has the compiled shape."""
-    return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
+    missing = size - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values

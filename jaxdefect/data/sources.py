@@ -44,7 +44,7 @@ class ImageSource(Protocol):
     def width(self) -> int: ...
 
     def read(self, window: Window) -> np.ndarray:
-        """The pixels [height, width, C] float32 in [0, 1] of a window inside the image.
+        """The pixels [height, width, C] of a window inside the image, uint8, uint16 or float32 in [0, 1], as stored.
 
         Raises:
           InputError: they cannot be decoded.
@@ -53,7 +53,7 @@ class ImageSource(Protocol):
 
 
 class ArrayImage:
-    """Pixels [H, W, C] float32 in [0, 1] that are in memory."""
+    """Pixels [H, W, C] that are in memory, uint8, uint16 or float32 in [0, 1]."""
 
     def __init__(self, pixels: np.ndarray):
         self._pixels = pixels
@@ -76,7 +76,7 @@ class DecodedImage:
         self.height, self.width = self._pixels.shape[:2]
 
     def read(self, window: Window) -> np.ndarray:
-        return images.to_unit_range(images.to_channels(_part(self._pixels, window), self._num_channels), self._path)
+        return images.checked_range(images.to_channels(_part(self._pixels, window), self._num_channels), self._path)
 
 
 class TiffImage:
@@ -98,7 +98,7 @@ class TiffImage:
             pixels = self._stored(window)
         except _BROKEN as error:
             raise UnreadableImageError(f"{self._path}: broken TIFF ({error}); copy the file again") from error
-        return images.to_unit_range(images.to_channels(pixels, self._num_channels), self._path)
+        return images.checked_range(images.to_channels(pixels, self._num_channels), self._path)
 
     def _stored(self, window: Window) -> np.ndarray:
         """[height, width, samples], colours as OpenCV orders them."""

@@ -4,6 +4,7 @@ Pixels at or above the threshold are kept as runs along the rows, band by band, 
 defects and not with the image.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -41,9 +42,11 @@ def runs_of(bands: Iterable[tuple[int, np.ndarray]], *, threshold: float) -> Run
     """The runs of a map's pixels at or above a threshold.
 
     Args:
-      bands: the map from top to bottom: the first row of each band, and its pixels [n, W] float.
+      bands: the map from top to bottom: the first row of each band, and its pixels [n, W] float; what is missing is
+        below the threshold.
       threshold: the smallest value that belongs to a defect.
     """
+    bands = itertools.chain(bands, [(0, np.zeros((0, 0), np.float32))])  # so that there is one
     parts = [_runs_of_band(pixels, first_row=row, threshold=threshold) for row, pixels in bands]
     return Runs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

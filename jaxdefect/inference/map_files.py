@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from jaxdefect import overlay
-from jaxdefect.data.images import write_image
+from jaxdefect.data.images import to_unit_range, write_image
 from jaxdefect.data.sources import ImageSource
 from jaxdefect.inference.pixel_map import PixelMap
 from jaxdefect.inference.records import whole_file
@@ -48,7 +48,7 @@ def write_overlay(path: Path, source: ImageSource, pixel_map: PixelMap, *, thres
     step = factor * max(1, 2**20 // (width * factor))
     for start in range(0, height, step):
         stop = min(start + step, height)
-        gray = overlay.to_gray_uint8(source.read(Window(start, 0, stop - start, width)))
+        gray = overlay.to_gray_uint8(to_unit_range(source.read(Window(start, 0, stop - start, width))))
         grays.append(_blocks(gray, factor).mean(axis=(1, 3)).round().astype(np.uint8) if factor > 1 else gray)
         band = pixel_map.rows(start, stop)
         maps.append(_blocks(band, factor).max(axis=(1, 3)) if factor > 1 else band)

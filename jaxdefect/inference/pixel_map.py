@@ -12,6 +12,7 @@ from jaxdefect.inference.components import Runs
 
 _IN_MEMORY_BYTES = 2**24  # of cells; what is larger goes to a temporary file
 _BAND_PIXELS = 2**20
+_BELOW = 1 - 1e-5  # a pixel is at most what the largest cell around it is, but for rounding
 
 
 class Cells:
@@ -78,11 +79,16 @@ class PixelMap:
         """[height, width] float32."""
         return self.rows(0, self.height)
 
-    def bands(self, *, plane: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """All rows from top to bottom in bands of bounded size: the first row of each, and its pixels."""
+    def bands(self, *, plane: int = 0, reaching: float = 0.0) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows from top to bottom in bands of bounded size: the first row of each, and its pixels.
+
+        Those without a pixel of `reaching` or more may be left out: what its cells say is not interpolated then.
+        """
         step = max(1, _BAND_PIXELS // self.width)
         for start in range(0, self.height, step):
-            yield start, self.rows(start, min(start + step, self.height), plane=plane)
+            stop = min(start + step, self.height)
+            if reaching <= 0 or self._cells_of(start, stop, plane).max() >= reaching * _BELOW:
+                yield start, self.rows(start, stop, plane=plane)
 
     def statistics(self) -> Mapping[str, float]:
         """ "mean" and "max" of plane 0."""
@@ -95,12 +101,20 @@ class PixelMap:
     def _interpolated(self, start: int, stop: int, plane: int) -> np.ndarray:
         if self.cell_px == (1, 1) and self.alignment_stride == 1:
             return self.cells.read(start, stop, plane=plane)[:, : self.width].copy()
-        rows, row_fraction = overlay.taps(
-            self.num_rows, cell_px=self.cell_px[0], stride=self.alignment_stride, pixels=range(start, stop)
-        )
+        rows, row_fraction = self._row_taps(start, stop)
         columns, column_fraction = overlay.taps(
             self.cells.num_columns, cell_px=self.cell_px[1], stride=self.alignment_stride, pixels=range(self.width)
         )
-        first, last = int(rows[0][0]), int(rows[1][-1])
-        cells = self.cells.read(first, last + 1, plane=plane)
+        first = int(rows[0][0])
+        cells = self._cells_of(start, stop, plane)
         return overlay.interpolate(cells, (rows[0] - first, rows[1] - first), row_fraction, columns, column_fraction)
+
+    def _row_taps(self, start: int, stop: int) -> tuple[overlay.Taps, np.ndarray]:
+        return overlay.taps(
+            self.num_rows, cell_px=self.cell_px[0], stride=self.alignment_stride, pixels=range(start, stop)
+        )
+
+    def _cells_of(self, start: int, stop: int, plane: int) -> np.ndarray:
+        """The rows of cells between which these rows of pixels lie."""
+        rows, _ = self._row_taps(start, stop)
+        return self.cells.read(int(rows[0][0]), int(rows[1][-1]) + 1, plane=plane)

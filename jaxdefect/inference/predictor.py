@@ -16,7 +16,7 @@ from scipy import special
 from jaxdefect import models
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline
-from jaxdefect.data.images import normalise
+from jaxdefect.data.images import as_stored
 from jaxdefect.data.sources import ArrayImage, ImageSource
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import devices, ensemble, exported, four_stage, logistic, streaming, tiles
@@ -246,8 +246,8 @@ class Predictor:
         Raises:
           InputError: another shape, dtype or range.
         """
-        normalised = normalise(image, num_channels=self.config.data.num_channels)
-        (result,) = self.stream([self.prepare(normalised)], batch_size=None)
+        stored = as_stored(image, num_channels=self.config.data.num_channels)
+        (result,) = self.stream([self.prepare(stored)], batch_size=None)
         if isinstance(result, InputError):
             raise result
         result = self.with_defects(result)
@@ -261,7 +261,7 @@ class Predictor:
         )
 
     def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
-        """Judges images [H, W, C] float32 in [0, 1] of any size, C as in `config.data`.
+        """Judges images of any size as `prepare` takes them.
 
         The network computes `batch_size` images or tiles at a time, the last ones padded, so that the number of
         compiled programs stays small; by default a power of two of at most 16.
@@ -273,7 +273,9 @@ class Predictor:
         return [self._judgement(result) for result in results]
 
     def prepare(self, image: np.ndarray | ImageSource) -> Prepared:
-        """An image of any size, [H, W, C] float32 in [0, 1] or a source of such windows, as network input."""
+        """An image of any size as network input: [H, W, C] uint8, uint16 or float32 in [0, 1], or a source of such
+        windows; C as in `config.data`.
+        """
         data = self.config.data
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[-1] != data.num_channels:
@@ -307,7 +309,8 @@ class Predictor:
         size = -(-batch_size // num_devices) * num_devices
 
         def start(tiles: np.ndarray) -> Mapping[str, jax.Array]:
-            return self.forward(self.variables, devices.place(pipeline.pad(tiles, size), self.variables))
+            images = devices.to_unit_range(devices.place(pipeline.pad(tiles, size), self.variables))
+            return self.forward(self.variables, images)
 
         assembled = streaming.assemble(
             items, model=self.config.model, batch_size=size, start=start, finish=self._scores_and_maps
@@ -355,18 +358,18 @@ class Predictor:
         Those of an ensemble are found in the map of each class, and may overlap. A classifier names each defect, or
         rejects it, and then the map and the score are without it.
         """
-        settings = self.config.inference
+        settings, threshold = self.config.inference, self.pixel_threshold
         find = functools.partial(
             defects_of, join_distance_px=settings.join_distance_px, min_area_px=settings.min_area_px
         )
         if self.classes:
             named = []
             for plane, name in enumerate(self.classes, start=1):
-                runs = runs_of(result.map.bands(plane=plane), threshold=self.pixel_threshold)
+                runs = runs_of(result.map.bands(plane=plane, reaching=threshold), threshold=threshold)
                 named += [dataclasses.replace(defect, class_name=name) for defect in find(runs)]
             numbered = (dataclasses.replace(defect, label=label) for label, defect in enumerate(named, start=1))
             return result._replace(defects=tuple(numbered))
-        runs = runs_of(result.map.bands(), threshold=self.pixel_threshold)
+        runs = runs_of(result.map.bands(reaching=threshold), threshold=threshold)
         found = find(runs)
         if self.classifier is None:
             return result._replace(defects=tuple(found))

@@ -33,7 +33,7 @@ def assemble(
       items: the images; taken when there is room for more tiles.
       model: whose maps are assembled.
       batch_size: tiles per computation.
-      start: begins to compute tiles [n, h, w, C], n at most `batch_size`.
+      start: begins to compute tiles [n, h, w, C] of one dtype, n at most `batch_size`.
       finish: waits for what `start` returned, of n tiles: scores [n, K] and maps [n, P, h, w].
     """
     waiting: _Waiting = collections.deque()
@@ -69,6 +69,9 @@ def _start_batches(
         waiting.append(assembly)
         try:
             for tile in item.tiles():
+                if batch and tile.dtype != batch[0].dtype:
+                    yield owners, start(np.stack(batch))
+                    owners, batch = [], []
                 owners.append(assembly)
                 batch.append(tile)
                 if len(batch) == batch_size:

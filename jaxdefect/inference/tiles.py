@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdefect.config import Config
 from jaxdefect.data import patches
-from jaxdefect.data.images import resize_image
+from jaxdefect.data.images import resize_image, to_unit_range
 from jaxdefect.data.patches import Grid
 from jaxdefect.data.sources import ImageSource
 from jaxdefect.inference.blending import Blender
@@ -85,7 +85,7 @@ class Prepared:
         return 1 if self.grid is None else len(self.grid.tops) * len(self.grid.lefts)
 
     def tiles(self) -> Iterator[np.ndarray]:
-        """[h, w, C] float32 each, row by row; no more than one row of them is in memory.
+        """[h, w, C] each, row by row, as the source has them, or resized, float32; one row of them is in memory.
 
         Raises:
           InputError: a part of the image cannot be decoded.
@@ -97,6 +97,7 @@ class Prepared:
         height, width = self.grid.size
         for top in self.grid.tops:
             band = patches.cut_source(self.source, Window(top, 0, height, max(self.source.width, width)))
+            band = band if self.grid.size == self.input_size else to_unit_range(band)
             for left in self.grid.lefts:
                 yield resize_image(band[:, left : left + width], *self.input_size)
 
@@ -109,7 +110,7 @@ def prepare(source: ImageSource, tiling: Tiling | None, *, input_size: tuple[int
     """
     height, width = source.height, source.width
     if tiling is None:
-        whole = source.read(Window(0, 0, height, width))
+        whole = to_unit_range(source.read(Window(0, 0, height, width)))
         return Prepared(source, input_size, resized=resize_image(whole, *input_size))
     return Prepared(source, input_size, patches.grid(height, width, size=tiling.size, stride_px=tiling.stride_px))
 

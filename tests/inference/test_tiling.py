@@ -15,6 +15,8 @@ import tifffile
 
 from jaxdefect import models
 from jaxdefect.config import Config, DataConfig
+from jaxdefect.inference import pixel_map
+from jaxdefect.inference.components import runs_of
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.inference.tiles import Tiling, make_tiling
 from jaxdefect.model_config import ModelConfig, RegressionConfig, UNetConfig
@@ -116,6 +118,44 @@ def test_images_of_any_size_run_one_program():
     assert traces == [(8, 64, 64, 1)]
 
 
+def test_integers_are_scaled_on_the_device():
+    """Also where the images of a batch are stored in different types."""
+
+    def apply(variables, image, *, train):
+        assert image.dtype == jnp.float32
+        cells = image[..., 0].reshape(len(image), 16, 4, 16, 4).max((2, 4))
+        return {"probability": cells, "decision": cells.max((1, 2))}
+
+    predictor = make_predictor(RegressionConfig(), image_size=(64, 64), apply=apply).in_tiles(overlap=0)
+    rng, images = np.random.default_rng(0), []
+    for dtype in (np.uint8, np.uint16, np.uint8):
+        images.append(rng.integers(0, np.iinfo(dtype).max, (128, 192, 1), dtype, endpoint=True))
+    images.append(surface(128, 192))
+    for image, judged in zip(images, predictor.stream(map(predictor.prepare, images), batch_size=4), strict=True):
+        scale = np.float32(1 if image.dtype == np.float32 else np.iinfo(image.dtype).max)
+        cells = (image / scale).astype(np.float32).reshape(32, 4, 48, 4).max((1, 3))
+        assert not isinstance(judged, InputError)
+        np.testing.assert_allclose(judged.map.cells.read(0, 32, plane=0), cells, rtol=2e-7)
+        assert cells.max() > 0.99
+        assert judged.map.cells.read(0, 32, plane=0).max() <= 1
+
+
+def test_bands_without_a_defect_need_not_be_interpolated(monkeypatch):
+    cells = np.random.default_rng(0).random((1, 200, 90)).astype(np.float32) * 0.4
+    cells[0, 60:64, 20:30], cells[0, 199, 89] = 0.9, 0.5
+    monkeypatch.setattr(pixel_map, "_BAND_PIXELS", 360 * 24)
+    whole = pixel_map.PixelMap(800, 360, pixel_map.Cells.of(cells), 200, (4, 4), 1)
+    for threshold in (0.3, 0.45, float(whole.whole().max())):
+        few = list(whole.bands(reaching=threshold))
+        assert len(few) < len(list(whole.bands())) or threshold == 0.3
+        expected = runs_of([(0, whole.whole())], threshold=threshold)
+        assert len(expected.row) > 0
+        for found, value in zip(runs_of(few, threshold=threshold), expected, strict=True):
+            np.testing.assert_array_equal(found, value)
+    assert not list(whole.bands(reaching=1.0))
+    assert len(runs_of([], threshold=1.0).row) == 0
+
+
 def test_a_tile_of_another_size_is_resized_as_the_training_images_were():
     def apply(variables, image, *, train):
         cells = image[..., 0].reshape(len(image), 16, 4, 16, 4).mean((2, 4))
@@ -148,6 +188,8 @@ import jax.numpy as jnp
 from jaxdefect.benchmark import measure
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.inference import batch
+from jaxdefect.inference import pixel_map
+from jaxdefect.inference.components import runs_of
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.model_config import UNetConfig
 

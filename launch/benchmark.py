@@ -21,6 +21,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
+from jaxdefect.model_config import Dtype
 from jaxdefect.types import InputError
 from launch import cli
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     batch_sizes = cli.integers(_BATCH_SIZES) or (config.training.batch_size,)
     if unknown := set(_DTYPES.value) - set(modes.DTYPES):
         raise InputError(f"--dtypes={','.join(sorted(unknown))}: must be among {', '.join(modes.DTYPES)}")
-    dtypes = [dtype for dtype in modes.DTYPES if dtype in _DTYPES.value]
+    dtypes: list[Dtype] = [dtype for dtype in modes.DTYPES if dtype in _DTYPES.value]
     settings = [
         modes.Setting(_MODE.value, batch_size, size, dtype, num_devices)
         for size, batch_size, dtype, num_devices in itertools.product(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxdefect import models
 from jaxdefect.config import Config, LossConfig, OptimizerConfig
 from jaxdefect.model_config import ModelConfig, RegressionConfig, SegDecConfig, UNetMobileNetV2Config
+from jaxdefect.models import hoisting
 from jaxdefect.training import state, step
 
 STEEL = SegDecConfig(kernels="atrous", attention=True)
@@ -48,7 +49,8 @@ class Side(NamedTuple):
     device_bytes: Callable[[], int]
 
 
-def _batch(case: Case) -> dict[str, np.ndarray]:
+def random_batch(case: Case) -> dict[str, np.ndarray]:
+    """What a case computes, every second image defective."""
     rng = np.random.default_rng(0)
     height, width = case.size
     label = (np.arange(case.batch) % 2 == 0).astype(np.float32)
@@ -62,33 +64,48 @@ def _batch(case: Case) -> dict[str, np.ndarray]:
     }
 
 
-def _variables(case: Case) -> dict[str, Any]:
+def variables(case: Case) -> dict[str, Any]:
+    """Both sides' weights."""
     return models.init(models.build(case.model), num_channels=case.channels, seed=0)
 
 
-def ours(case: Case) -> Side:
-    """Our compiled function. Its memory on a device is by XLA's plan, without what it tries while compiling."""
-    module, batch = models.build(case.model), _batch(case)
-    image = jnp.asarray(batch["image"])
+def inference(case: Case) -> Any:
+    """Our compiled function of variables and images: maps and decisions."""
+    module = models.build(case.model)
 
     @jax.jit
     def forward(variables: Any, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         outputs = models.apply_inference(module.apply, variables, image)
         return outputs["segmentation"], outputs["decision"]
 
-    if not case.is_training:
-        prepared = jax.device_put(models.inference_variables(case.model, _variables(case), image_size=case.size))
-        program = forward.lower(prepared, image).compile()
-        return Side(
-            lambda: jax.block_until_ready(program(prepared, image)),
-            lambda: [np.asarray(value) for value in program(prepared, image)],
-            lambda: _planned_bytes(program),
-        )
+    return forward
+
+
+def training(case: Case) -> tuple[Any, state.TrainState]:
+    """Our compiled step, and its first state."""
+    module = models.build(case.model)
     config = Config(model=case.model, loss=LossConfig(), optimizer=OptimizerConfig(learning_rate=1e-3))
     stage = state.stages(config, steps_per_epoch=100)[0]
-    holder = [state.initial_state(module, config, stage)]
-    placed = jax.device_put(batch)
-    compiled = step.make_step(module, config, stage).lower(holder[0], placed).compile()
+    return step.make_step(module, config, stage), state.initial_state(module, config, stage)
+
+
+def ours(case: Case) -> Side:
+    """Our compiled function. Its memory on a device is by XLA's plan, without what it tries while compiling."""
+    batch, forward = random_batch(case), inference(case)
+    image = jnp.asarray(batch["image"])
+    if not case.is_training:
+        weights = jax.device_put(models.inference_variables(case.model, variables(case), image_size=case.size))
+        forward, weights = hoisting.for_inference(forward, weights, image_shape=image.shape[1:])
+        program = forward.lower(weights, image).compile()
+        return Side(
+            lambda: jax.block_until_ready(program(weights, image)),
+            lambda: [np.asarray(value) for value in program(weights, image)],
+            lambda: _planned_bytes(program),
+        )
+    wanted, first = training(case)
+    holder, placed = [first], jax.device_put(batch)
+    compiled = wanted.lower(first, placed).compile()
+    del first  # the step takes its memory
 
     def train() -> None:
         holder[0], metrics = compiled(holder[0], placed)
@@ -127,9 +144,9 @@ def pytorchs(case: Case, *, setting: str, device: str) -> Side:
         "regression": lambda: torch_models.Regression(case.channels),
         "unet_mobilenet_v2": lambda: torch_models.UNetMobileNetV2(case.channels),
     }[case.model.architecture]()
-    torch_models.copy_variables(module, _variables(case))
+    torch_models.copy_variables(module, variables(case))
     layout = torch.channels_last if "channels_last" in setting else torch.contiguous_format
-    arrays = {name: torch.from_numpy(value).to(device) for name, value in _batch(case).items()}
+    arrays = {name: torch.from_numpy(value).to(device) for name, value in random_batch(case).items()}
     image = arrays["image"].permute(0, 3, 1, 2).contiguous(memory_format=layout)
     mask = arrays["mask"].permute(0, 3, 1, 2).contiguous()
     module = module.to(device=device, memory_format=layout).train(case.is_training)

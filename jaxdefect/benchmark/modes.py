@@ -18,7 +18,7 @@ from jaxdefect.benchmark import layers, measure
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.model_config import Dtype, check_image_size
-from jaxdefect.models import precision
+from jaxdefect.models import hoisting, precision
 from jaxdefect.training import resident, state, step
 from jaxdefect.types import InputError, Sample, Targets
 
@@ -105,9 +105,10 @@ def _inference(config: Config, mesh: Mesh, *, repetitions: int, with_layers: boo
     )
     variables, image = step.replicate(variables, mesh), step.place({"image": _images(config)}, mesh)["image"]
     wanted = jax.jit(functools.partial(models.apply_inference, module.apply))
-    program, seconds, cost = measure.compile_program(wanted, variables, image)
+    wanted, weights = hoisting.for_inference(wanted, variables, image_shape=image.shape[1:])
+    program, seconds, cost = measure.compile_program(wanted, weights, image)
     cost = cost.repeated(models.num_inference_parts(image.shape))  # XLA counts a loop's body once
-    times = measure.time_calls(lambda: program(variables, image), repetitions=repetitions)
+    times = measure.time_calls(lambda: program(weights, image), repetitions=repetitions)
     rows = (
         layers.time_layers(module, variables, image, is_training=False, repetitions=min(repetitions, 5))
         if with_layers

@@ -108,7 +108,7 @@ def as_stored(image: np.ndarray, *, num_channels: int) -> np.ndarray:
             raise InputError(
                 f"a float image with values from {low:g} to {high:g}: must be within [0, 1]; scale it first"
             )
-        image = image.astype(np.float32)
+        image = image.astype(np.float32, copy=False)
     elif image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image of type {image.dtype}: must be uint8, uint16, or float in [0, 1]")
     if image.shape[-1] == num_channels:

@@ -18,6 +18,7 @@ from jaxdefect.data.sources import ImageSource
 from jaxdefect.inference import windows
 from jaxdefect.inference.components import find_defects
 from jaxdefect.inference.defects import UNKNOWN_CLASS, known_class
+from jaxdefect.models import hoisting
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
 from jaxdefect.types import Defect, InputError, Sample, Window
@@ -38,7 +39,7 @@ class Classifier:
     classes: tuple[str, ...]
     variables: Any
     step: int
-    forward: Callable[[Any, np.ndarray], jax.Array]
+    forward: Callable[[Any, Any], jax.Array]
 
 
 def classifier_directory(workdir: Path) -> Path:
@@ -59,16 +60,12 @@ def load_classifier(run: runs.Run) -> Classifier:
     variables, step = checkpoints.restore_variables(directory, config=own.config)
     apply = functools.partial(models.build(own.config.model).apply, train=False)
     classes = tuple(urllib.parse.unquote(name) for name in own.config.data.classes)  # `write_crops` quotes them
-    return Classifier(
-        settings=run.config.classifier,
-        classes=classes,
-        variables=jax.device_put(variables),
-        step=step,
-        forward=compile_classifier(apply),
-    )
+    shape = (*own.config.data.image_size, own.config.data.num_channels)
+    forward, weights = hoisting.for_inference(compile_classifier(apply), jax.device_put(variables), image_shape=shape)
+    return Classifier(settings=run.config.classifier, classes=classes, variables=weights, step=step, forward=forward)
 
 
-def compile_classifier(apply: Callable[[Any, jax.Array], Any]) -> Callable[[Any, np.ndarray], jax.Array]:
+def compile_classifier(apply: Callable[[Any, jax.Array], Any]) -> Callable[[Any, Any], jax.Array]:
     """A `Classifier.forward` from what gives a network's {"classes": logits [N, K + 1]}."""
 
     @jax.jit

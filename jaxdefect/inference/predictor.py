@@ -24,6 +24,7 @@ from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.components import defects_of, runs_of, runs_without
 from jaxdefect.inference.pixel_map import PixelMap
 from jaxdefect.inference.tiles import Assembly, Prepared, Tiling, make_tiling
+from jaxdefect.models import hoisting
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
 from jaxdefect.types import Defect, InputError, Prediction, Verdict
@@ -273,14 +274,14 @@ class Predictor:
         return [self._judgement(result) for result in results]
 
     def prepare(self, image: np.ndarray | ImageSource) -> Prepared:
-        """An image of any size as network input: [H, W, C] uint8, uint16 or float32 in [0, 1], or a source of such
-        windows; C as in `config.data`.
+        """An image of any size as network input: [H, W, C] uint8, uint16 or float in [0, 1], or a source of windows; C as
+        in `config.data`.
         """
         data = self.config.data
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[-1] != data.num_channels:
                 raise InputError(f"an image of shape {image.shape}: must be [H, W, {data.num_channels}]")
-            image = ArrayImage(image)
+            image = ArrayImage(as_stored(image, num_channels=data.num_channels))
         tiling = self.tiling
         if tiling is None and data.fit == "patches":
             tiling = make_tiling(self.config)
@@ -305,18 +306,26 @@ class Predictor:
             items = list(items)
             num_tiles = sum(item.num_tiles for item in items if isinstance(item, Prepared))
             batch_size = min(_MAX_BATCH, 1 << (max(num_tiles, 1) - 1).bit_length())
+        forward, weights = self._program
         num_devices = devices.num_devices(self.variables)
         size = -(-batch_size // num_devices) * num_devices
 
         def start(tiles: np.ndarray) -> Mapping[str, jax.Array]:
             images = devices.to_unit_range(devices.place(pipeline.pad(tiles, size), self.variables))
-            return self.forward(self.variables, images)
+            return forward(weights, images)
 
         assembled = streaming.assemble(
             items, model=self.config.model, batch_size=size, start=start, finish=self._scores_and_maps
         )
         for assembly in assembled:
             yield assembly if isinstance(assembly, InputError) else self._result(assembly)
+
+    @functools.cached_property
+    def _program(self) -> tuple[Forward, Any]:
+        """What computes a batch, and the weights that it takes."""
+        data = self.config.data
+        shape = (*data.image_size, data.num_channels)
+        return hoisting.for_inference(self.forward, self.variables, image_shape=shape)
 
     def _scores_and_maps(self, outputs: Mapping[str, jax.Array], count: int) -> tuple[np.ndarray, np.ndarray]:
         """Waits for a batch: of its first `count` tiles the scores [n, K] float64 and maps [n, P, h, w]."""

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -120,21 +120,37 @@ class ConvBatchNorm(nn.Module):
         num_doubled = 0 if doubled is None else doubled.shape[-1]
         num_inputs = num_doubled + (0 if x is None else 1 if self.is_depthwise else x.shape[-1])
         shape = (self.kernel, self.kernel, num_inputs, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        is_fixed = not train and not self.is_initializing()
+        if is_fixed:
+            factor, shift = self._fixed_norm()
+            # A GPU's convolutions add a bias for nothing, but they do not multiply.
+            kernel = lax.platform_dependent(kernel, factor, cpu=lambda kernel, _: kernel, default=jnp.multiply)
+        kernel = kernel.astype(self.dtype)
         parts = []
         if doubled is not None:
             parts.append(convolve_doubled(doubled.astype(self.dtype), kernel[:, :, :num_doubled]))
         if x is not None:
             parts.append(self._convolve(x.astype(self.dtype), kernel[:, :, num_doubled:]))
-        x = sum(parts[1:], start=parts[0])
-        x = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=NORM_MOMENTUM,
-            epsilon=NORM_EPSILON,
-            dtype=self.dtype,
-            name="norm",
-        )(x)
-        return x if self.activation is None else self.activation(x)
+        convolved: jax.Array = sum(parts[1:], start=parts[0])
+        if is_fixed:
+            normalized = lax.platform_dependent(convolved, factor, shift, cpu=_scale_and_shift, default=_shift)
+        else:
+            normalized = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=NORM_MOMENTUM,
+                epsilon=NORM_EPSILON,
+                dtype=self.dtype,
+                name="norm",
+            )(convolved)
+        return normalized if self.activation is None else self.activation(normalized)
+
+    def _fixed_norm(self) -> tuple[jax.Array, jax.Array]:
+        """What the batch norm multiplies by in inference and what it adds then, [features] each."""
+        affine: Any = self.get_variable("params", "norm")
+        moments: Any = self.get_variable("batch_stats", "norm")
+        factor = affine["scale"] * lax.rsqrt(moments["var"] + NORM_EPSILON)
+        return factor, affine["bias"] - moments["mean"] * factor
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         side, stride = self.kernel, self.stride
@@ -144,3 +160,11 @@ class ConvBatchNorm(nn.Module):
             rows, columns = (side // 2, side // 2), (side // 2, side // 2)
         function = convolve_depthwise if self.is_depthwise else convolve
         return function(x, kernel, stride=stride, padding=(rows, columns))
+
+
+def _scale_and_shift(x: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
+    return (x.astype(jnp.float32) * factor + shift).astype(x.dtype)
+
+
+def _shift(x: jax.Array, _: jax.Array, shift: jax.Array) -> jax.Array:
+    return x + shift.astype(x.dtype)

@@ -9,6 +9,8 @@ averages only the pixels inside the image.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxdefect.model_config import RegressionConfig, check_image_size
 from jaxdefect.models.layers import NORM_EPSILON, Conv, score_logit
@@ -19,8 +21,15 @@ _MOMENTUM = 0.9  # of the running averages: Flax's 0.99 lags behind for hundreds
 
 
 def _pool(x: jax.Array, stride: int) -> jax.Array:
-    """Mean over 3x3: [B, H, W, C] -> [B, H/stride, W/stride, C]."""
-    return nn.avg_pool(x, (3, 3), (stride, stride), "SAME", count_include_pad=False)
+    """Mean over the pixels of 3x3 that are inside: [B, H, W, C] -> [B, H/stride, W/stride, C]."""
+    pads = lax.padtype_to_pads(x.shape[1:3], (3, 3), (stride, stride), "SAME")
+    # Not `nn.avg_pool`, which has XLA count the pixels while it compiles, for seconds.
+    rows, columns = (
+        [min(start + 3, side) - max(start, 0) for start in range(-before, side + after - 2, stride)]
+        for side, (before, after) in zip(x.shape[1:3], pads, strict=True)
+    )
+    sums = nn.pool(x, 0.0, lax.add, (3, 3), (stride, stride), "SAME")
+    return sums / np.outer(rows, columns).astype(x.dtype)[..., None]
 
 
 class Activation(nn.Module):

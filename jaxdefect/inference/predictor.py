@@ -274,8 +274,8 @@ class Predictor:
         return [self._judgement(result) for result in results]
 
     def prepare(self, image: np.ndarray | ImageSource) -> Prepared:
-        """An image of any size as network input: [H, W, C] uint8, uint16 or float in [0, 1], or a source of windows; C as
-        in `config.data`.
+        """An image of any size as network input: [H, W, C] uint8, uint16 or float in [0, 1], or a source of windows;
+        C as in `config.data`.
         """
         data = self.config.data
         if isinstance(image, np.ndarray):

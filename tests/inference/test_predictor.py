@@ -1,5 +1,6 @@
 """The predictor: one program for all sizes, one score for the same content, exact scores."""
 
+import dataclasses
 import logging
 import types
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_padding_changes_nothing_and_saves_compilation():
 
 def test_strong_scores_are_not_tied():
     predictor, _ = make_predictor()
-    strong = Predictor(**{**vars(predictor), "variables": {"gain": jnp.float32(50)}})  # logits 20 and 25
+    strong = dataclasses.replace(predictor, variables={"gain": jnp.float32(50)})  # logits 20 and 25
     images = np.stack([np.full((64, 96, 1), value, np.float32) for value in (0.9, 1.0)])
     first, second = (judgement.score for judgement in strong.judge(list(images)))
     np.testing.assert_allclose([1 - first, 1 - second], [np.exp(-20), np.exp(-25)], rtol=1e-3)
@@ -126,7 +127,7 @@ def test_an_image_of_other_channels_or_a_broken_model_is_refused():
     predictor, _ = make_predictor()
     with pytest.raises(InputError, match=r"\[H, W, 1\]"):
         predictor.judge([np.zeros((64, 96, 3), np.float32)])
-    broken = Predictor(**{**vars(predictor), "variables": {"gain": jnp.float32(np.nan)}})
+    broken = dataclasses.replace(predictor, variables={"gain": jnp.float32(np.nan)})
     with pytest.raises(InputError, match="step 7 gives NaN"):
         broken.judge([np.zeros((64, 96, 1), np.float32)])
 
@@ -157,10 +158,10 @@ def test_load_takes_thresholds_from_the_calibration_and_says_when_there_is_none(
     assert (calibrated.threshold, calibrated.pixel_threshold, calibrated.checkpoint_step) == (0.6, 0.3, 40)
     assert not caplog.records
     assert asked == [None, "best"]
-    decided = Predictor(**{**vars(calibrated), "forward": source.forward})
+    decided = dataclasses.replace(calibrated, forward=source.forward)
     assert not decided(image).is_defective
     exact = Calibration(source(image).score, 0.3, "validation", 40)  # a score right at the threshold is defective
-    assert Predictor(**{**vars(decided), "calibration": exact})(image).is_defective
+    assert dataclasses.replace(decided, calibration=exact)(image).is_defective
 
     calibrations.save(Calibration(0.6, 0.3, "validation", 30), tmp_path)
     Predictor.load(tmp_path)

@@ -27,6 +27,7 @@ NORM_MOMENTUM = 0.9  # torchvision's 0.1, as Flax counts it
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 Padding = Literal["torch", "tensorflow"]
+NORMALIZED = "normalized"  # what a fixed norm makes of the convolution, among the intermediates
 _FEW_PIXELS = 16
 
 
@@ -135,6 +136,7 @@ class ConvBatchNorm(nn.Module):
         convolved: jax.Array = sum(parts[1:], start=parts[0])
         if is_fixed:
             normalized = lax.platform_dependent(convolved, factor, shift, cpu=_scale_and_shift, default=_shift)
+            self.sow("intermediates", NORMALIZED, normalized)  # for `pretrained.unfold_norms`
         else:
             normalized = nn.BatchNorm(
                 use_running_average=not train,

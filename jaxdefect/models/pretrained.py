@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from jaxdefect.model_config import MobileNetV2Config, ModelConfig, ResNetConfig, UNetMobileNetV2Config
 from jaxdefect.models import mobilenet_v2, tensorflow_weights, torch_names, weights
-from jaxdefect.models.imagenet import NORM_EPSILON
+from jaxdefect.models.imagenet import NORM_EPSILON, NORMALIZED
 from jaxdefect.models.weights import Entry, Shape
 from jaxdefect.types import InputError
 
@@ -120,17 +120,11 @@ def unfold_norms(module: nn.Module, variables: dict[str, Any], image: jax.Array)
 
     @jax.jit
     def statistics(variables: dict[str, Any], image: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        _, state = module.apply(
-            variables,
-            image,
-            train=False,
-            capture_intermediates=lambda submodule, _: isinstance(submodule, nn.BatchNorm),
-            mutable=["intermediates"],
-        )
+        _, state = module.apply(variables, image, train=False, mutable=["intermediates"])
         outputs: dict[str, Any] = dict(traverse_util.flatten_dict(state["intermediates"], sep="/"))
         result = {}
         for name in names:
-            output = outputs[f"{name}/__call__"][0].astype(jnp.float32)
+            output = outputs[f"{name.rpartition('/')[0]}/{NORMALIZED}"][0].astype(jnp.float32)
             result[name] = (jnp.mean(output, axis=(0, 1, 2)), jnp.var(output, axis=(0, 1, 2)))
         return result
 

@@ -78,9 +78,9 @@ def _started(text: str) -> Iterator[tuple[str, int]]:
             yield line, sizes[name] + read
 
 
-def _bytes_of(shape: str) -> int:
-    arrays = re.findall(r"(\w+)\[([\d,]*)\]", shape)
-    return sum(_ITEM_BYTES.get(kind, 4) * math.prod(map(int, filter(None, sides.split(",")))) for kind, sides in arrays)
+def _bytes_of(text: str) -> int:
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", text)
+    return sum(_ITEM_BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(",")))) for kind, shape in arrays)
 
 
 def _line(name: str, program: Any) -> str:
@@ -101,7 +101,8 @@ def main(argv: Sequence[str]) -> None:
         if unknown := set(values) - set(known):
             raise app.UsageError(f"--{flag}: {', '.join(sorted(unknown))}: must be among {', '.join(known)}")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"  # there is nothing to try convolutions on
+    # There is nothing to try convolutions on.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
     jax.config.update("jax_platforms", "cpu")  # or JAX looks for a GPU
     (device,) = topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1").devices
     size = tuple(int(side) for side in _SIZE.value.split("x")) if _SIZE.value else None

@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxdefect import models
-from jaxdefect.benchmark import environment
+from jaxdefect.benchmark import environment, modes
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.model_config import RegressionConfig
@@ -29,7 +29,7 @@ _SIZE = flags.DEFINE_string("size", "8192x12800", "Of an image, HEIGHTxWIDTH.")
 _TILE = flags.DEFINE_integer("tile", 256, "Side of a tile.")
 _OVERLAP = flags.DEFINE_float("overlap", 0.0, "The share of a tile's side that neighbours have in common.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Tiles per computation.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "tf32", "bfloat16"], "Of the network.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", list(modes.DTYPES), "Of the network.")
 _NETWORK = flags.DEFINE_enum("network", "regression", ["regression", "none"], "What judges a tile.")
 _DEFECTS = flags.DEFINE_integer("defects", 5, "Bright spots of 32x32 pixels in an image.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Timed passes over all images.")

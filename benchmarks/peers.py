@@ -47,7 +47,8 @@ _COMPILE = flags.DEFINE_bool("compile", False, "Try torch.compile too.")
 _HUGE_PAGES = flags.DEFINE_bool("huge_pages", True, "Let all processes use huge memory pages.")
 
 # The largest difference of two sides that compute the same, of the largest output.
-_TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 1e-1}
+# Both sides round to seven bits in bfloat16, and fourteen norms magnify it.
+_TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 0.3}
 
 
 def _serve(connection: Connection, case: Case, setting: str, device: str) -> None:
@@ -63,13 +64,21 @@ def _serve(connection: Connection, case: Case, setting: str, device: str) -> Non
     side.call()  # compiles, which is none of the step's either: nor is what the allocator keeps of it
     ctypes.CDLL(None).malloc_trim(0)
     measure.forget_peak()
-    while connection.recv():
+    while _is_wanted(connection):
         side.call()
         start = time.perf_counter()
         side.call()
         connection.send(time.perf_counter() - start)
     is_on_cpu = device == "cpu"
     connection.send(measure.resident_bytes("VmHWM") - before if is_on_cpu else side.device_bytes())
+
+
+def _is_wanted(connection: Connection) -> bool:
+    """Whether the other end asks for a turn; it closes when another side has failed."""
+    try:
+        return connection.recv()
+    except EOFError:
+        raise SystemExit from None
 
 
 @contextlib.contextmanager
@@ -139,14 +148,14 @@ def _wanted() -> dict[str, Case]:
             raise app.UsageError(f"--{flag}: {', '.join(sorted(unknown))}: must be among {', '.join(known)}")
     try:
         batches = [int(text) for text in _BATCH_SIZES.value or []]
-        size = tuple(int(side) for side in _SIZE.value.split("x")) if _SIZE.value else None
+        height, width = map(int, _SIZE.value.split("x")) if _SIZE.value else (0, 0)
     except ValueError as error:
         raise app.UsageError(f"--batch_sizes as 1,8,32 and --size as 1408x512: {error}") from error
     wanted = {}
     for name, dtype in itertools.product(names, _DTYPES.value):
         case = dataclasses.replace(CASES[name], model=dataclasses.replace(CASES[name].model, dtype=dtype))
         for batch in batches or [case.batch]:
-            changed = dataclasses.replace(case, batch=batch, size=size or case.size)
+            changed = dataclasses.replace(case, batch=batch, size=(height, width) if _SIZE.value else case.size)
             parts = [name] + [dtype] * (dtype != "float32") + [_SIZE.value] * (changed.size != case.size)
             wanted[" ".join(parts + [f"batch {batch}"] * (batch != case.batch))] = changed
     return wanted
@@ -170,7 +179,7 @@ def main(argv: Sequence[str]) -> None:
             figures = compare(case, device=device) | {"has_huge_pages": _HUGE_PAGES.value}
         except (EOFError, RuntimeError) as error:
             failed.append(name)
-            print(f"{name}: failed: {error or 'a process ended, see above'}", flush=True)
+            print(f"{name}: failed: {str(error) or 'a process ended, see above'}", flush=True)
             continue
         kept[name] = figures | {"case": dataclasses.asdict(case), "environment": environment.describe()}
         print(_line(name, case, figures), flush=True)

@@ -6,7 +6,7 @@ r"""What TF32 and bfloat16 cost in average precision, of inference alone and of 
 A network is trained in each dtype and judges the test images in it; the one of float32 judges them in the others as
 well. Where there is no GPU TF32 is emulated: what convolutions and matrix products multiply, gradients included, loses
 all but ten bits of its mantissa before; truncated as tensor cores do it, which is the most that it can cost. Emulated
-trainings take XLA's own convolutions. Resumes where it was stopped.
+trainings take XLA's own convolutions; their threshold is chosen in float32. Resumes where it was stopped.
 """
 
 import dataclasses
@@ -31,7 +31,6 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the trainings.")
 _FOLDS = flags.DEFINE_list("folds", None, "Folds to test; all if not given.")
 
 _TF32_MASK = 0xFFFFE000  # sign, exponent and ten bits of float32
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 _PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
@@ -39,42 +38,21 @@ def with_tf32_products(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of arrays whose convolutions and matrix products take float32 operands truncated to TF32."""
     import jax
 
+    from jaxdefect.models import hoisting
+
+    def step(equation: Any, operands: list[Any]) -> Sequence[Any]:
+        name = equation.primitive.name
+        if name in ("cond", "scan", "while") and any(product in str(equation) for product in _PRODUCTS):
+            raise NotImplementedError(f"products inside {name}")
+        return hoisting.bind(equation, list(map(_truncate, operands)) if name in _PRODUCTS else operands)
+
     def truncated(*arguments: Any) -> Any:
         traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        outputs = _evaluate(traced.jaxpr, traced.consts, jax.tree.leaves(arguments))
+        inputs = jax.tree.leaves(arguments)
+        outputs = hoisting.walk(traced.jaxpr, traced.consts, inputs, platform="gpu", step=step)
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
     return truncated
-
-
-def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    import jax.extend.core as jex
-
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jex.Literal) else values[atom]
-
-    for equation in jaxpr.eqns:
-        name, params, inputs = equation.primitive.name, equation.params, [read(atom) for atom in equation.invars]
-        inner = None
-        if name in _CALLS:
-            inner = params[_CALLS[name]]
-        elif name == "platform_index":  # the branch of accelerators
-            outputs = [[platforms is None for platforms in params["platforms"]].index(True)]
-        elif name == "cond" and isinstance(inputs[0], int):
-            inner, inputs = params["branches"][inputs[0]], inputs[1:]
-        elif name in ("cond", "scan", "while") and any(product in str(equation) for product in _PRODUCTS):
-            raise NotImplementedError(f"products inside {name}")
-        else:
-            if name in _PRODUCTS:
-                inputs = [_truncate(value) for value in inputs]
-            outputs = equation.primitive.bind(*inputs, **params)
-            outputs = outputs if equation.primitive.multiple_results else [outputs]
-        if inner is not None:
-            outputs = _evaluate(inner.jaxpr, inner.consts, inputs)
-        values.update(zip(equation.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _truncate(value: Any) -> Any:
@@ -114,7 +92,7 @@ def _judging_in(predictor: "Predictor", dtype: str, *, is_emulated: bool) -> "Pr
 
 
 def _judge(run: "runs.Run", dtype: str, *, is_emulated: bool) -> dict[str, float]:
-    """AP, false positives and misses on the test images, by the run's threshold from its own dtype."""
+    """AP, false positives and misses on the test images, by the run's own threshold."""
     from jaxdefect.data import readers
     from jaxdefect.inference import choosing, evaluation
     from jaxdefect.reports import evaluation as reports

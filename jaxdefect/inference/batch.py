@@ -162,10 +162,11 @@ def compile_for(predictor: Predictor, batch_size: int) -> None:
       InputError: it does not.
     """
     data = predictor.config.data
+    is_tiled = predictor.tiling is not None or data.fit == "patches"
     blank = Prepared(
         source=predictor.prepare(np.zeros((1, 1, data.num_channels), np.float32)).source,
         input_size=data.image_size,
-        resized=np.zeros((*data.image_size, data.num_channels), np.float32),
+        resized=np.zeros((*data.image_size, data.num_channels), np.uint8 if is_tiled else np.float32),
     )
     try:
         list(predictor.stream([blank], batch_size=batch_size))

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdefect.data import images as host
+
 _AXIS = "batch"
 
 
@@ -31,13 +33,15 @@ def place(images: np.ndarray, variables: Any) -> jax.Array | np.ndarray:
 
 
 def to_unit_range(images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """`images.to_unit_range` on the device, to the last bit but one: a byte per value is less to send than float32."""
-    return images if images.dtype == jnp.float32 else _divide_by_largest(images)
+    """`images.to_unit_range` on the device, to the bit: a byte per value is less to send than float32."""
+    return images if images.dtype == jnp.float32 else _look_up(images)
 
 
 @jax.jit
-def _divide_by_largest(images: jax.Array) -> jax.Array:
-    return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
+def _look_up(pixels: jax.Array) -> jax.Array:
+    # XLA multiplies by the reciprocal instead of dividing, which rounds otherwise than NumPy.
+    values = np.arange(np.iinfo(pixels.dtype).max + 1, dtype=pixels.dtype)
+    return jnp.asarray(host.to_unit_range(values)).at[pixels].get(mode="promise_in_bounds")
 
 
 def _mesh(variables: Any) -> Mesh | None:

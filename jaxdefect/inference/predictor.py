@@ -97,6 +97,7 @@ class Predictor:
       class_thresholds: theirs, [K].
       classifier: judges each detected defect; None: all are believed.
       tiling: how images are cut into tiles (`in_tiles`); None: as `config.data.fit` says.
+      programs: what `_program` has made so far, shared by copies of this predictor.
       weights_sha256: the hash of the variables (`checkpoint.weights_sha256`), of an ensemble that of its members'
         variables and thresholds; None of an old export.
     """
@@ -112,6 +113,7 @@ class Predictor:
     classifier: four_stage.Classifier | None = None
     tiling: Tiling | None = None
     weights_sha256: str | None = None
+    programs: dict[tuple[int, int], tuple[Any, ...]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def load(
@@ -281,7 +283,8 @@ class Predictor:
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[-1] != data.num_channels:
                 raise InputError(f"an image of shape {image.shape}: must be [H, W, {data.num_channels}]")
-            image = ArrayImage(as_stored(image, num_channels=data.num_channels))
+            is_integer = image.dtype in (np.uint8, np.uint16)
+            image = ArrayImage(image if is_integer else image.astype(np.float32, copy=False))
         tiling = self.tiling
         if tiling is None and data.fit == "patches":
             tiling = make_tiling(self.config)
@@ -320,12 +323,16 @@ class Predictor:
         for assembly in assembled:
             yield assembly if isinstance(assembly, InputError) else self._result(assembly)
 
-    @functools.cached_property
+    @property
     def _program(self) -> tuple[Forward, Any]:
-        """What computes a batch, and the weights that it takes."""
-        data = self.config.data
-        shape = (*data.image_size, data.num_channels)
-        return hoisting.for_inference(self.forward, self.variables, image_shape=shape)
+        """What computes a batch, and the weights that it takes; made once for all copies of a predictor."""
+        key = id(self.forward), id(self.variables)
+        if key not in self.programs:
+            shape = (*self.config.data.image_size, self.config.data.num_channels)
+            parted = hoisting.for_inference(self.forward, self.variables, image_shape=shape)
+            self.programs[key] = (*parted, self.forward, self.variables)  # the last two so that their ids stay theirs
+        forward, weights, *_ = self.programs[key]
+        return forward, weights
 
     def _scores_and_maps(self, outputs: Mapping[str, jax.Array], count: int) -> tuple[np.ndarray, np.ndarray]:
         """Waits for a batch: of its first `count` tiles the scores [n, K] float64 and maps [n, P, h, w]."""

@@ -46,7 +46,7 @@ class Source(NamedTuple):
 def load(workdir: Path, *, checkpoint: str | None) -> Source:
     """Loads what is to be exported: a detector, one with its classifier, an ensemble, or a classifier by itself.
 
-    The networks compute in float32, also those trained in bfloat16, which not every runtime has.
+    The networks compute in float32, also those trained in TF32 or bfloat16, which not every runtime has.
 
     Raises:
       InputError: as `Predictor.load`.

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import LargeKernel, ModelConfig
 from jaxdefect.models import large_kernel as large_kernels
+from jaxdefect.models import precision
 from jaxdefect.models.background_suppression import BackgroundSuppression
 from jaxdefect.models.mobilenet_v2 import MobileNetV2
 from jaxdefect.models.regression import Regression
@@ -117,4 +118,7 @@ def inference_variables(
         and image_size[0] * image_size[1] >= _MANY_PIXELS
     )
     height, width = (max(side // _STRIDE, 1) for side in image_size)
-    return large_kernels.with_spectra(variables, map_size=(height, width)) if is_wanted else dict(variables)
+    if not is_wanted:
+        return dict(variables)
+    with precision.products(config.dtype):
+        return large_kernels.with_spectra(variables, map_size=(height, width))

@@ -12,12 +12,47 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+Step = Callable[[Any, list[Any]], Sequence[Any]]  # an equation of a traced program, its operands -> its results
+
+
+def walk(jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any], *, platform: str, step: Step) -> list[Any]:
+    """The outputs of a traced program whose equations `step` computes, those of inner functions like its own.
+
+    What `lax.platform_dependent` leaves to the platform is decided: the way for "cpu", or another one's.
+    """
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        name, params, operands = equation.primitive.name, equation.params, [read(atom) for atom in equation.invars]
+        inner = params[_CALLS[name]] if name in _CALLS else None
+        if name == "cond" and isinstance(operands[0], int):
+            inner, operands = params["branches"][operands[0]], operands[1:]
+        if name == "platform_index":
+            ways = params["platforms"]
+            results: Sequence[Any] = [next(i for i, names in enumerate(ways) if names is None or platform in names)]
+        elif inner is not None:
+            results = walk(inner.jaxpr, inner.consts, operands, platform=platform, step=step)
+        else:
+            results = step(equation, operands)
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def bind(equation: Any, operands: Sequence[Any], params: Any = None) -> Sequence[Any]:
+    """Computes an equation, with other settings if they are given."""
+    results = equation.primitive.bind(*operands, **(equation.params if params is None else params))
+    return results if equation.primitive.multiple_results else [results]
 
 
 def for_inference(
     function: Callable[[Any, jax.Array], Any], variables: Any, *, image_shape: tuple[int, ...]
 ) -> tuple[Callable[[Any, jax.Array], Any], Any]:
     """A compiled function of variables and images, and variables for it: parted on accelerators, on a CPU as they are.
+
+    What is inside a loop stays there: of an ensemble, whose members run in one, nothing is gained.
 
     Args:
       function: compiled; as `hoist` takes it.
@@ -85,40 +120,22 @@ class _Walk:
         self.prepared: list[jax.Array] = list(prepared or [])
         self._platform, self._is_preparing = platform, prepared is None
         self._numbers: dict[_OfWeights, int] = {}
-        self._in_order: dict[_OfWeights, _OfWeights] = {}
+        self._in_order: dict[tuple[_OfWeights, tuple[int, ...]], _OfWeights] = {}
 
     def run(self, function: Callable[..., Any], like: tuple[Any, Any], variables: Any, images: _OfImages) -> Any:
         """What the function returns; while weights are prepared, nothing."""
         traced, shape = jax.make_jaxpr(function, return_shape=True)(*like)
-        results = self._evaluate(traced.jaxpr, traced.consts, [*jax.tree.leaves(variables), images])
+        inputs = [*jax.tree.leaves(variables), images]
+        results = walk(traced.jaxpr, traced.consts, inputs, platform=self._platform, step=self._step)
         outputs = [self._value(result) for result in results]
         return None if self._is_preparing else jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
-    def _evaluate(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
-
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, jex.Literal) else values[atom]
-
-        for equation in jaxpr.eqns:
-            results = self._step(equation, [read(atom) for atom in equation.invars])
-            values.update(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
     def _step(self, equation: Any, inputs: list[Any]) -> Sequence[Any]:
-        name, params = equation.primitive.name, equation.params
-        if name in _CALLS:
-            inner = params[_CALLS[name]]
-            return self._evaluate(inner.jaxpr, inner.consts, inputs)
-        if name == "platform_index":
-            ways = params["platforms"]
-            return [next(i for i, names in enumerate(ways) if names is None or self._platform in names)]
-        if name == "cond" and isinstance(inputs[0], int):
-            inner = params["branches"][inputs[0]]
-            return self._evaluate(inner.jaxpr, inner.consts, inputs[1:])
         kinds = {type(x) for x in inputs}
         kind = _OfImages if _OfImages in kinds else _OfWeights if _OfWeights in kinds else None
-        if kind is _OfImages and name == "conv_general_dilated" and isinstance(inputs[1], _OfWeights):
+        params = equation.params
+        is_convolution = equation.primitive.name == "conv_general_dilated"
+        if is_convolution and kind is _OfImages and isinstance(inputs[1], _OfWeights):
             inputs[1], params = self._with_features_first(inputs[1], params)
         if self._is_preparing and kind is _OfImages:
             for value in inputs:
@@ -127,8 +144,7 @@ class _Walk:
         if not self._is_preparing and kind is _OfWeights:
             return [_OfWeights() for _ in equation.outvars]
         arguments = [x.value if isinstance(x, _OfWeights) and self._is_preparing else self._value(x) for x in inputs]
-        results = equation.primitive.bind(*arguments, **params)
-        results = results if equation.primitive.multiple_results else [results]
+        results = bind(equation, arguments, params)
         return results if kind is None else [kind(result) for result in results]
 
     def _value(self, value: Any) -> Any:
@@ -147,11 +163,10 @@ class _Walk:
         """A convolution's kernel as cuDNN reads it, [features, k, k, channels], and the convolution's settings."""
         dimensions = params["dimension_numbers"]
         features, channels, *places = dimensions.rhs_spec
-        if kernel not in self._in_order:
+        order = (features, *places, channels)
+        if (kernel, order) not in self._in_order:
             value = kernel.value
-            self._in_order[kernel] = _OfWeights(
-                value if value is None else jnp.transpose(value, (features, *places, channels))
-            )
+            self._in_order[kernel, order] = _OfWeights(value if value is None else jnp.transpose(value, order))
         rank = len(dimensions.rhs_spec)
         changed = dimensions._replace(rhs_spec=(0, rank - 1, *range(1, rank - 1)))
-        return self._in_order[kernel], {**params, "dimension_numbers": changed}
+        return self._in_order[kernel, order], {**params, "dimension_numbers": changed}

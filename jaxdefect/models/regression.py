@@ -9,7 +9,6 @@ averages only the pixels inside the image.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxdefect.model_config import RegressionConfig, check_image_size
@@ -29,7 +28,7 @@ def _pool(x: jax.Array, stride: int) -> jax.Array:
         for side, (before, after) in zip(x.shape[1:3], pads, strict=True)
     )
     sums = nn.pool(x, 0.0, lax.add, (3, 3), (stride, stride), "SAME")
-    return sums / np.outer(rows, columns).astype(x.dtype)[..., None]
+    return sums / (jnp.asarray(rows, x.dtype)[:, None, None] * jnp.asarray(columns, x.dtype)[:, None])
 
 
 class Activation(nn.Module):

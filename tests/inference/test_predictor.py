@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdefect.config import Config, DataConfig
+from jaxdefect.data.images import resize_image
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import predictor as predictor_module
 from jaxdefect.inference.calibration import Calibration
@@ -221,3 +222,14 @@ def test_another_calibration_than_the_run_s_can_be_loaded(tmp_path, monkeypatch)
     calibrations.write(Calibration(0.1, 0.3, "test", 40), tmp_path / "elsewhere" / "other.json")
     assert Predictor.load(tmp_path, calibration=tmp_path / "elsewhere" / "other.json").threshold == 0.1
     assert Predictor.load(tmp_path).threshold == 0.6
+
+
+def test_rounding_beyond_one_in_a_resized_image_is_no_mistake():
+    """OpenCV's averages of saturated pixels are a little above 1."""
+    predictor, _ = make_predictor()
+    image = np.full((333, 500, 1), 0.35, np.float32)
+    image[100:200, 100:300] = 1
+    resized = resize_image(image, 64, 96)
+    assert resized.max() > 1
+    (judged,) = predictor.judge([resized])
+    assert 0 <= judged.score <= 1

@@ -15,7 +15,7 @@ import tifffile
 
 from jaxdefect import models
 from jaxdefect.config import Config, DataConfig
-from jaxdefect.inference import pixel_map
+from jaxdefect.inference import devices, pixel_map
 from jaxdefect.inference.components import runs_of
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.inference.tiles import Tiling, make_tiling
@@ -118,7 +118,7 @@ def test_images_of_any_size_run_one_program():
     assert traces == [(8, 64, 64, 1)]
 
 
-def test_integers_are_scaled_on_the_device():
+def test_integers_are_scaled_on_the_device_to_the_bit(monkeypatch):
     """Also where the images of a batch are stored in different types."""
 
     def apply(variables, image, *, train):
@@ -131,13 +131,14 @@ def test_integers_are_scaled_on_the_device():
     for dtype in (np.uint8, np.uint16, np.uint8):
         images.append(rng.integers(0, np.iinfo(dtype).max, (128, 192, 1), dtype, endpoint=True))
     images.append(surface(128, 192))
+    sent, place = [], devices.place
+    monkeypatch.setattr(devices, "place", lambda tiles, variables: sent.append(tiles.dtype) or place(tiles, variables))
     for image, judged in zip(images, predictor.stream(map(predictor.prepare, images), batch_size=4), strict=True):
         scale = np.float32(1 if image.dtype == np.float32 else np.iinfo(image.dtype).max)
         cells = (image / scale).astype(np.float32).reshape(32, 4, 48, 4).max((1, 3))
         assert not isinstance(judged, InputError)
-        np.testing.assert_allclose(judged.map.cells.read(0, 32, plane=0), cells, rtol=2e-7)
-        assert cells.max() > 0.99
-        assert judged.map.cells.read(0, 32, plane=0).max() <= 1
+        np.testing.assert_array_equal(judged.map.cells.read(0, 32, plane=0), cells)
+    assert set(sent) == {np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)}
 
 
 def test_bands_without_a_defect_need_not_be_interpolated(monkeypatch):
@@ -188,8 +189,6 @@ import jax.numpy as jnp
 from jaxdefect.benchmark import measure
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.inference import batch
-from jaxdefect.inference import pixel_map
-from jaxdefect.inference.components import runs_of
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.model_config import UNetConfig
 

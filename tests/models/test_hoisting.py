@@ -1,5 +1,6 @@
 """Networks parted into what depends on their weights alone and the rest, as accelerators compute them."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from jaxdefect import models
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.model_config import (
-    MobileNetV2Config,
     RegressionConfig,
     ResNetConfig,
     SegDecConfig,
@@ -44,7 +45,6 @@ def _network(model: Any) -> tuple[Any, dict[str, Any]]:
         (SegDecConfig(kernels="atrous", norm="batch", dtype="bfloat16"), 5e-2),
         (RegressionConfig(), 1e-4),
         (UNetMobileNetV2Config(), 1e-4),
-        (MobileNetV2Config(), 1e-4),
         (ResNetConfig(depth=18, dtype="bfloat16"), 5e-2),
     ],
     ids=lambda value: getattr(value, "architecture", ""),
@@ -85,6 +85,24 @@ def test_a_predictor_on_an_accelerator_judges_as_on_a_cpu(monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (100, 200, 3), np.uint8)
     expected = predictor(image)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found = predictor.on_all_devices().in_tiles(overlap=0)(image)
+    parted = predictor.on_all_devices()
+    found = parted(image)
     np.testing.assert_allclose(found.probability, expected.probability, atol=1e-4)
     assert found.score == pytest.approx(expected.score, rel=1e-4)
+    count = len(parted.programs)
+    assert dataclasses.replace(parted, checkpoint_step=2)(image).score == found.score
+    assert len(parted.programs) == count  # copies share what is compiled and prepared
+
+
+def test_a_kernel_in_two_layouts_is_two_kernels():
+    def apply(kernel: jax.Array, images: jax.Array) -> jax.Array:
+        return sum(
+            lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", order, "NHWC"))
+            for order in ("HWIO", "HWOI")
+        )
+
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 4))
+    images = jax.random.normal(jax.random.key(1), (1, 8, 8, 4))
+    prepared, rest = hoisting.hoist(apply, kernel, jax.ShapeDtypeStruct(images.shape, jnp.float32), platform="gpu")
+    assert len(prepared) == 2
+    np.testing.assert_allclose(rest(prepared, images), apply(kernel, images), rtol=1e-4, atol=1e-4)

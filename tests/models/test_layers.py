@@ -46,3 +46,15 @@ def test_gradients_of_the_norm_are_those_of_float64_differences(is_official):
                 steps.append(loss(*moved))
             expected[place] = (steps[0] - steps[1]) / 2e-5
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1000, 1), (5, 0.01)])
+def test_moments_in_one_pass_are_those_of_float64(mean, deviation):
+    """As accelerators compute them, with squares that could cancel out."""
+    values = np.random.default_rng(0).normal(mean, deviation, (1, 88, 40, 4)).astype(np.float32)
+    values[:, :11, :5] = mean + 30 * deviation  # where one of the pixels lies that the sums start from
+    exact = values.astype(np.float64)
+    variance = exact.var(axis=(1, 2), keepdims=True)
+    found = layers._moments_at_once(jnp.asarray(values))  # pyright: ignore
+    np.testing.assert_allclose(found[1], variance, rtol=1e-6)
+    np.testing.assert_allclose(found[0], exact.mean(axis=(1, 2), keepdims=True), rtol=2e-7, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from jaxdefect.inference.score_maps import ScoreMap
 from jaxdefect.inference.thresholds import NEVER
 from jaxdefect.inference.tiles import Tiling
 from jaxdefect.types import InputError, Verdict
+
+_LOGGER = logging.getLogger(__name__)
 
 # When nothing says where a pixel turns defective.
 DEFAULT_PIXEL_THRESHOLD = 0.5
@@ -199,3 +202,38 @@ def _images_from_json(values: dict[str, Any]) -> CalibrationImages:
     if not len(images.ids) == len(images.labels) == len(images.scores) > 0:
         raise ValueError("images: ids, labels and scores are not of one length")
     return images
+
+
+def warn_of_others(
+    calibration: Calibration | None, workdir: Path, *, default: float, checkpoint_step: int, weights_sha256: str
+) -> None:
+    """Warns where a run has no calibration, or one that was chosen for other weights than those that are loaded.
+
+    Args:
+      calibration: the run's.
+      workdir: of the run.
+      default: the threshold without one.
+      checkpoint_step: of the weights.
+      weights_sha256: their hash.
+    """
+    if calibration is None:
+        _LOGGER.warning(
+            "%s holds no calibration: the threshold is the model's default, %.6g. "
+            "`python -m launch.evaluate --workdir=%s` chooses one on the validation images.",
+            workdir,
+            default,
+            workdir,
+        )
+    elif calibration.checkpoint_step != checkpoint_step:
+        _LOGGER.warning(
+            "The threshold of %s was chosen for the checkpoint of step %d, and this is step %d.",
+            workdir,
+            calibration.checkpoint_step,
+            checkpoint_step,
+        )
+    elif calibration.weights_sha256 not in (None, weights_sha256):
+        _LOGGER.warning(
+            "The threshold of %s was chosen for the checkpoint of step %d of another training: the weights differ.",
+            workdir,
+            checkpoint_step,
+        )

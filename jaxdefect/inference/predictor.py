@@ -167,7 +167,9 @@ class Predictor:
         sha256 = checkpoints.weights_sha256(variables)
         chosen = calibrations.load(run.workdir) if calibration is None else calibrations.read(Path(calibration))
         if not is_calibrating:
-            _warn_of_thresholds(chosen, checkpoint_step=step, weights_sha256=sha256, run=run)
+            calibrations.warn_of_others(
+                chosen, run.workdir, default=run.config.model.threshold, checkpoint_step=step, weights_sha256=sha256
+            )
         variables = models.inference_variables(
             run.config.model,
             variables,
@@ -407,30 +409,3 @@ class Predictor:
         else:
             cells, stride = result.map.whole(), 1
         return Judgement(result.score, cells, stride, result.class_scores, result.defects, detected, result.raw_score)
-
-
-def _warn_of_thresholds(
-    calibration: Calibration | None, *, checkpoint_step: int, weights_sha256: str, run: runs.Run
-) -> None:
-    workdir = run.workdir
-    if calibration is None:
-        _LOGGER.warning(
-            "%s holds no calibration: the threshold is the model's default, %.6g. "
-            "`python -m launch.evaluate --workdir=%s` chooses one on the validation images.",
-            workdir,
-            run.config.model.threshold,
-            workdir,
-        )
-    elif calibration.checkpoint_step != checkpoint_step:
-        _LOGGER.warning(
-            "The threshold of %s was chosen for the checkpoint of step %d, and this is step %d.",
-            workdir,
-            calibration.checkpoint_step,
-            checkpoint_step,
-        )
-    elif calibration.weights_sha256 not in (None, weights_sha256):
-        _LOGGER.warning(
-            "The threshold of %s was chosen for the checkpoint of step %d of another training: the weights differ.",
-            workdir,
-            checkpoint_step,
-        )

@@ -84,14 +84,16 @@ def hoist(
     shapes = jax.eval_shape(lambda: variables)
 
     def prepare(variables: Any) -> list[jax.Array]:
-        walk = _Walk(platform)
-        walk.run(function, (shapes, images), jax.tree.map(_OfWeights, variables), _OfImages())
-        return walk.prepared
+        parting = _Parting(platform)
+        parting.run(function, (shapes, images), jax.tree.map(_OfWeights, variables), _OfImages())
+        return parting.prepared
 
     def rest(prepared: Sequence[jax.Array], images: jax.Array) -> Any:
-        walk = _Walk(platform, prepared)
+        parting = _Parting(platform, prepared)
         like = shapes, jax.ShapeDtypeStruct(images.shape, images.dtype)
-        return walk.run(function, like, jax.tree.map(lambda _: _OfWeights(), shapes), _OfImages(images))
+        outputs = parting.run(function, like, jax.tree.map(lambda _: _OfWeights(), shapes), _OfImages(images))
+        parting.check_all_are_used()
+        return outputs
 
     return jax.jit(prepare)(variables), rest
 
@@ -110,7 +112,7 @@ class _OfImages:
         self.value = value
 
 
-class _Walk:
+class _Parting:
     """Goes through a traced function, once to compute what is `of weights`, then with that given to compute the rest.
 
     Both meet the same values in the same order, so that a prepared one is known by its number.
@@ -129,6 +131,11 @@ class _Walk:
         results = walk(traced.jaxpr, traced.consts, inputs, platform=self._platform, step=self._step)
         outputs = [self._value(result) for result in results]
         return None if self._is_preparing else jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+    def check_all_are_used(self) -> None:
+        """Raises RuntimeError where the function computes other things of the variables for these images."""
+        if len(self._numbers) != len(self.prepared):
+            raise RuntimeError(f"{len(self.prepared)} arrays were prepared, and {len(self._numbers)} are used")
 
     def _step(self, equation: Any, inputs: list[Any]) -> Sequence[Any]:
         kinds = {type(x) for x in inputs}

@@ -10,6 +10,7 @@ trainings take XLA's own convolutions; their threshold is chosen in float32. Res
 """
 
 import dataclasses
+import functools
 import json
 import unittest.mock
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ def with_tf32_products(function: Callable[..., Any]) -> Callable[..., Any]:
     def step(equation: Any, operands: list[Any]) -> Sequence[Any]:
         name = equation.primitive.name
         if name in ("cond", "scan", "while") and any(product in str(equation) for product in _PRODUCTS):
-            raise NotImplementedError(f"products inside {name}")
+            raise ValueError(f"{name}: what it multiplies would stay float32; wrap what is inside")
         return hoisting.bind(equation, list(map(_truncate, operands)) if name in _PRODUCTS else operands)
 
     def truncated(*arguments: Any) -> Any:
@@ -77,17 +78,15 @@ def _train(config: "Config", workdir: Path, *, is_emulated: bool) -> int:
 
 def _judging_in(predictor: "Predictor", dtype: str, *, is_emulated: bool) -> "Predictor":
     """The same weights computing in another dtype."""
-    import jax
-
     from jaxdefect import models
     from jaxdefect.inference.predictor import compile_forward
     from jaxdefect.models import large_kernel
 
     module = models.build(dataclasses.replace(predictor.config.model, dtype=dtype))
     variables = {name: tree for name, tree in predictor.variables.items() if name != large_kernel.SPECTRA}
-    forward = compile_forward(module.apply)
-    if is_emulated:
-        forward = jax.jit(with_tf32_products(compile_forward(module.apply)))
+    apply = functools.partial(module.apply, train=False)
+    wanted = with_tf32_products(apply) if is_emulated else apply
+    forward = compile_forward(lambda variables, images, *, train: wanted(variables, images))  # `train` is False
     return dataclasses.replace(predictor, variables=variables, forward=forward)
 
 

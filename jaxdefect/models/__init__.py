@@ -107,7 +107,7 @@ def inference_variables(
       config: of the module.
       variables: its variables.
       image_size: height and width of the images to come.
-      large_kernel: "fft" keeps spectra (285 to 630 MB for SegDecNet's 15x15, by the image's size), "direct" none, so
+      large_kernel: "fft" keeps spectra (125 to 580 MB for SegDecNet's 15x15, by the image's size), "direct" none, so
         that every call computes what it needs; "auto" keeps them on CPUs, but for bfloat16, where an image is large
         enough to be worth reading them.
     """

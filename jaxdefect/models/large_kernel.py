@@ -21,7 +21,7 @@ _LARGE = 9  # the side from which on a kernel is large
 _LARGEST_TILE = 48  # its spectrum takes 630 MB for SegDecNet's kernel
 # What a convolution costs on a CPU, fitted to measurements of SegDecNet's kernel at maps from 8x8 to 176x64. The unit
 # is one frequency of one tile.
-_READING = 4  # a known spectrum, per frequency
+_READING = 12  # a known spectrum, per frequency; 4 by its time, the rest for its memory
 _TRANSFORMING = 35  # a spectrum's computation and its gradient's, per frequency
 _ROWS = 0.36  # the sum of row products, per pixel and tap
 

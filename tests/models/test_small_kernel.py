@@ -68,6 +68,18 @@ def test_winograd_in_strips_of_rows_and_images(point_bytes, monkeypatch):
     np.testing.assert_allclose(to_kernel, _kernel_gradient(x, cotangent, 3, 2), atol=1e-10)
 
 
+def test_winograd_holds_two_of_a_large_map():
+    """The padded map and the result; what the map is made of is free by then."""
+
+    def two_layers(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = convolve(x, kernel)
+        return convolve(jax.nn.relu(x - x.mean(axis=(1, 2))), kernel).max()
+
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, 1024, 512, 32), (3, 3, 32, 32))]
+    plan = jax.jit(two_layers).lower(*shapes).compile().memory_analysis()
+    assert plan.temp_size_in_bytes < 2.5 * 1024 * 512 * 32 * 4
+
+
 def _kernel_gradient(x: np.ndarray, cotangent: np.ndarray, side: int, dilation: int) -> np.ndarray:
     taps = [np.einsum("bhwi,bhwo->io", patch, cotangent) for _, _, patch in reference.taps(x, side, dilation)]
     return np.stack(taps).reshape(side, side, x.shape[-1], cotangent.shape[-1])

@@ -7,8 +7,8 @@ Wants the `benchmark` extra. Each case runs our compiled function and PyTorch in
 channels-last; with `--compile`, compiled, on a GPU also as CUDA graphs) alternately; the ratio of the medians is the
 result. Each of them has a process of its own, idle while another is timed: in one process their thread pools and
 allocators disturb each other. A turn begins with a call that is not timed, as a virtual machine takes the memory of
-an idle process away. All processes get the memory pages that our launchers ask for (`launch.cli`), but not with
-`--nohuge_pages`.
+an idle process away. All processes, PyTorch's too, get glibc's settings that our launchers start with (`launch.cli`),
+in inference those of `launch.predict --watch`; not with `--nomemory_settings`.
 The peak on a CPU is what resident memory grows to above what it was before the model was made, with either library
 loaded and started; what only checks the outputs is dropped first. On a GPU it is what a call holds, weights included.
 """
@@ -35,6 +35,7 @@ from absl import app, flags
 from benchmarks import sides
 from benchmarks.sides import CASES, Case
 from jaxdefect.benchmark import environment, measure, modes
+from launch import cli
 
 _CASES = flags.DEFINE_list("cases", None, "Cases to run; all by default.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Of both sides.")
@@ -44,7 +45,7 @@ _SIZE = flags.DEFINE_string("size", None, "Of the images, HEIGHTxWIDTH; the case
 _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Turns of each side.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for the figures; what it holds of other cases stays.")
 _COMPILE = flags.DEFINE_bool("compile", False, "Try torch.compile too.")
-_HUGE_PAGES = flags.DEFINE_bool("huge_pages", True, "Let all processes use huge memory pages.")
+_MEMORY_SETTINGS = flags.DEFINE_bool("memory_settings", True, "Give all processes glibc's settings of our launchers.")
 
 # The largest difference of two sides that compute the same, of the largest output.
 # Both sides round to seven bits in bfloat16, and fourteen norms magnify it.
@@ -102,6 +103,9 @@ def compare(case: Case, *, device: str) -> dict[str, Any]:
       RuntimeError: the outputs differ by more than `_TOLERANCE`.
       EOFError: a side's process has failed; what it printed says why.
     """
+    tunables = cli.HUGE_PAGES if case.is_training else f"{cli.HUGE_PAGES}:{cli.KEPT_MEMORY}"
+    if _MEMORY_SETTINGS.value:
+        os.environ["GLIBC_TUNABLES"] = tunables  # which the processes started now read
     settings = ["eager", "channels_last"] + (["compile", "compile_channels_last"] if _COMPILE.value else [])
     settings += ["compile_graphs_channels_last"] if _COMPILE.value and device == "cuda" else []
     with contextlib.ExitStack() as stack:
@@ -120,6 +124,7 @@ def compare(case: Case, *, device: str) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(settings, key=lambda name: medians[name])
     return {
+        "memory_settings": os.environ.get("GLIBC_TUNABLES"),
         "seconds": {name: sorted(values) for name, values in seconds.items()},
         "median": medians,
         "best_of_pytorch": best,
@@ -166,8 +171,6 @@ def main(argv: Sequence[str]) -> None:
     del argv
     wanted, device = _wanted(), _DEVICE.value
     # Read by the processes that are started below.
-    if _HUGE_PAGES.value:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "cuda": "cuda,cpu"}[device]
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is for all sides
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
@@ -176,7 +179,7 @@ def main(argv: Sequence[str]) -> None:
     failed = []
     for name, case in wanted.items():
         try:
-            figures = compare(case, device=device) | {"has_huge_pages": _HUGE_PAGES.value}
+            figures = compare(case, device=device)
         except (EOFError, RuntimeError) as error:
             failed.append(name)
             print(f"{name}: failed: {str(error) or 'a process ended, see above'}", flush=True)

@@ -28,17 +28,29 @@ if TYPE_CHECKING:  # decoding processes import this file, and need no JAX
     from jaxdefect.inference.predictor import Predictor
 
 _ARCHITECTURE = "config.model.architecture"
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TUNABLES = "GLIBC_TUNABLES"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# One heap for all threads, as others are small and return what is above their size, and none of it given back.
+KEPT_MEMORY = ":".join(
+    ["glibc.malloc.arena_max=1", *(f"glibc.malloc.{kind}_threshold={2**40}" for kind in ("mmap", "trim"))]
+)
 
 
-def run(main: Callable[[Sequence[str]], int | None], *, has_config: bool = False, lists: Collection[str] = ()) -> None:
+def run(
+    main: Callable[[Sequence[str]], int | None],
+    *,
+    has_config: bool = False,
+    lists: Collection[str] = (),
+    keeps_memory: bool = False,
+) -> None:
     """Runs `main(argv)` under absl; with `has_config`, `--config=FILE[:ARGUMENT]` and `--config.KEY=VALUE` are flags.
 
-    The flags named in `lists` take their values as `--runs A B` besides absl's `--runs=A,B`.
+    The flags named in `lists` take their values as `--runs A B` besides absl's `--runs=A,B`. With `keeps_memory` the
+    process returns no memory that it may want again.
     Exit code: what `main` returns; 2 after an `InputError` or a wrong flag.
     """
-    _use_huge_pages()
+    _start_with_memory_settings(keeps_memory=keeps_memory)
     sys.argv = _join(sys.argv, lists)
     _keep_compiled_programs()
     try:
@@ -66,21 +78,23 @@ def _join(argv: Sequence[str], lists: Collection[str]) -> list[str]:
     return joined[:-1]
 
 
-def _use_huge_pages() -> None:
-    """Starts the program anew with huge pages for large arrays, where Linux leaves the choice to programs.
+def _start_with_memory_settings(*, keeps_memory: bool) -> None:
+    """Starts the program anew with settings of glibc's, which reads them when a process starts and never again.
 
-    On a CPU a training step is a sixth faster with them. glibc reads the setting when a process starts and never again.
+    Huge pages for large arrays, where Linux leaves the choice to programs: on a CPU a training step is a sixth faster.
+    `KEPT_MEMORY` for a process that waits for its work, whose free memory a virtual machine would take away.
     """
     spec = sys.modules["__main__"].__spec__
     is_launcher = spec is not None and spec.name in sys.orig_argv  # by python -m, not inside another program
     if not is_launcher or _TUNABLES in os.environ or platform.libc_ver()[0] != "glibc":
         return
     try:
-        is_left_to_programs = "[madvise]" in _HUGE_PAGES.read_text()
-    except OSError:  # a kernel without them
-        return
-    if is_left_to_programs:
-        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+        is_left_to_programs = "[madvise]" in _PAGES.read_text()
+    except OSError:  # a kernel without huge pages
+        is_left_to_programs = False
+    settings = [HUGE_PAGES] * is_left_to_programs + [KEPT_MEMORY] * keeps_memory
+    if settings:
+        os.environ[_TUNABLES] = ":".join(settings)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -18,6 +18,7 @@ Exit code: 0, or 1 when some image could not be read (predictions.jsonl says whi
 
 import dataclasses
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -191,4 +192,4 @@ def _table(summary: batch.Summary, *, predictor: Predictor, results: Path) -> Ta
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main)
+    cli.run(main, keeps_memory="--watch" in sys.argv)

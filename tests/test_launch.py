@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -181,22 +182,26 @@ def test_an_audit_ends_with_1_where_one_picture_is_trained_and_tested(tmp_path: 
     assert (finding["kind"], finding["images"]) == ("leak", ["c", "d"])
 
 
-def test_a_launcher_starts_once_more_for_huge_pages_unless_told_otherwise(tmp_path: Path) -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_a_launcher_starts_once_more_for_its_memory_unless_told_otherwise(tmp_path: Path) -> None:
     (tmp_path / "probe.py").write_text(
         "import os, sys\n"
+        "from absl import flags\n"
         "from launch import cli\n"
+        "flags.DEFINE_bool('watch', False, '')\n"
         "print('start', flush=True)\n"
-        "cli.run(lambda argv: print(os.environ.get('GLIBC_TUNABLES'), sys.argv[1:]))\n"
+        "cli.run(lambda argv: print(os.environ.get('GLIBC_TUNABLES')), keeps_memory='--watch' in sys.argv)\n"
     )
-    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not setting.exists() or "[madvise]" not in setting.read_text():
-        pytest.skip("Linux does not leave huge pages to programs here")
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    huge = ["glibc.malloc.hugetlb=1"] * (pages.exists() and "[madvise]" in pages.read_text())
+    kept = [f"glibc.malloc.{name}" for name in ("arena_max=1", f"mmap_threshold={2**40}", f"trim_threshold={2**40}")]
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-m", "probe", "--verbosity=0"]
-    for own, expected in (
-        ({}, ["start", "start", "glibc.malloc.hugetlb=1 ['--verbosity=0']"]),
-        ({"GLIBC_TUNABLES": ""}, ["start", " ['--verbosity=0']"]),
+    for own, arguments, expected in (
+        ({}, [], ["start", "start", ":".join(huge)] if huge else ["start", "None"]),
+        ({}, ["--watch"], ["start", "start", ":".join([*huge, *kept])]),
+        ({"GLIBC_TUNABLES": ""}, ["--watch"], ["start", ""]),
     ):
         found = environment | {"PYTHONPATH": str(ROOT)} | own
+        command = [sys.executable, "-m", "probe", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=found, check=True)
         assert done.stdout.splitlines() == expected

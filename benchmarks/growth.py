@@ -117,8 +117,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             figures = json.loads(done.stdout.splitlines()[-1])
         print(point, figures, flush=True)
-        content["rows"].append({"point": json.loads(text), **figures})
-        content["environment"] = environment.describe()
+        content["rows"].append({"point": json.loads(text), **figures, "environment": environment.describe()})
         path.write_text(json.dumps(content, indent=1) + "\n")
     if _PLOT.value:
         _plot(content["rows"], Path(_PLOT.value))

@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
     samples = readers.read(config)
     samples = pipeline.training_samples(samples, splits.make(samples, SplitConfig(kind="kolektor_published")), config)
     _compare(samples, config)
+    cv2.setNumThreads(0)  # as PyTorch's guides advise, and its workers take over; ours parallelises over images too
     positives, negatives = ([i for i, sample in enumerate(samples) if sample.label == label] for label in (1, 0))
     # A pass shows every image: an epoch shows every positive, and negatives in turns.
     epochs = math.ceil(len(negatives) / len(positives))
@@ -111,7 +112,6 @@ def main(argv: Sequence[str]) -> None:
         f"DataLoader, {_WORKERS.value} workers": theirs(_WORKERS.value),
         "DataLoader, no workers": theirs(0),
     }
-    cv2.setNumThreads(0)  # as PyTorch's guides advise; ours parallelises over images too
     seconds = {name: [_time(lambda side=side: next(side), count)] for name, side in sides.items()}  # the first pass
     for _ in range(_REPETITIONS.value):
         for name, side in sides.items():

@@ -3,13 +3,12 @@ r"""Times a config: python -m launch.benchmark --config=configs/kolektor_joint.p
     --sizes=704x256,1408x512 --batch_sizes=4,8 --dtypes=float32,bfloat16 --devices=1,2,4 --layers --out=benchmark.json
     python -m launch.benchmark --compare before.json after.json
 
-Every combination of batch size, image size, dtype and number of devices is a row: compilation, median and p99 of a
-call, images per second, and how near that is to the device's own limits (a matrix product and a copy of memory,
-measured in the run).
-Operations are XLA's count, which takes a loop's body once: on a CPU most gradients of small kernels are such loops, so
-a training step does more than its GFLOP/s say.
+Every combination of batch size, image size, dtype and number of devices is a row: compilation, median, least and p99 of
+a call, images per second, memory, and how near that is to the device's own limits (a matrix product and a copy of
+memory, measured in the run). Operations are those of the network's formulas; a CPU takes fewer for its convolutions.
 Modes: inference and train on random images that are on the device; input and end_to_end on the config's data
-(`--config.data.root`), the latter with the share of the time for which the device waits for its input.
+(`--config.data.root`), the latter with the share of the time for which the device waits for its input. Of an ensemble
+it is one member, of a training in stages the first.
 """
 
 import itertools
@@ -21,6 +20,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
+from jaxdefect import config as config_lib
 from jaxdefect.model_config import Dtype
 from jaxdefect.types import InputError
 from launch import cli
@@ -28,11 +28,11 @@ from launch import cli
 _MODE = flags.DEFINE_enum("mode", "inference", ["inference", "train", "input", "end_to_end"], "What to time.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Images per call; the config's if not given.")
 _SIZES = flags.DEFINE_list("sizes", None, "Image sizes as HEIGHTxWIDTH; the config's if not given.")
-_DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the computation: float32, tf32, bfloat16.")
+_DTYPES = flags.DEFINE_list("dtypes", None, "Of the computation: float32, tf32, bfloat16; the config's if not given.")
 _DEVICES = flags.DEFINE_list(
     "devices", None, "Numbers of local devices that share a batch, as 1,2,4; if not given as many as divide it."
 )
-_REPETITIONS = flags.DEFINE_integer("repetitions", 10, "Timed calls of each.", lower_bound=2)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 20, "Timed calls of each.", lower_bound=2)
 _LAYERS = flags.DEFINE_bool("layers", False, "Time every layer by itself too.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for all figures.")
 _PLOT = flags.DEFINE_string("plot", None, "Picture of time and memory over the size of a batch.")
@@ -55,9 +55,14 @@ def main(argv: Sequence[str]) -> None:
     config = cli.config()
     sizes = [cli.size(text, flag="sizes") for text in _SIZES.value or []] or [config.data.image_size]
     batch_sizes = cli.integers(_BATCH_SIZES) or (config.training.batch_size,)
-    if unknown := set(_DTYPES.value) - set(modes.DTYPES):
+    named = [config.model.dtype] if _DTYPES.value is None else _DTYPES.value
+    if unknown := set(named) - set(modes.DTYPES):
         raise InputError(f"--dtypes={','.join(sorted(unknown))}: must be among {', '.join(modes.DTYPES)}")
-    dtypes: list[Dtype] = [dtype for dtype in modes.DTYPES if dtype in _DTYPES.value]
+    dtypes: list[Dtype] = [dtype for dtype in modes.DTYPES if dtype in named]
+    unused = {"input": {"layers": _LAYERS, "dtypes": _DTYPES, "devices": _DEVICES}, "end_to_end": {"layers": _LAYERS}}
+    for name, flag in unused.get(_MODE.value, {}).items():
+        if flag.value:
+            raise InputError(f"--{name} says nothing of --mode={_MODE.value}; leave it out")
     settings = [
         modes.Setting(_MODE.value, batch_size, size, dtype, num_devices)
         for size, batch_size, dtype, num_devices in itertools.product(
@@ -79,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
     found = environment.describe()
     console.print(results.table(rows, title=f"{found['devices']} x {found['device']} ({found['processor']})"))
     if _OUT.value:
-        results.save(Path(_OUT.value), {"environment": found, "rows": rows})
+        results.save(Path(_OUT.value), {"environment": found, "config": config_lib.to_dict(config), "rows": rows})
     if _PLOT.value:
         files.write(Path(_PLOT.value), plots.to_png(results.plot(rows)))
 

@@ -4,13 +4,17 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
+import sys
 from typing import Any
 
 import jax
 
+from jaxdefect.training import runs
+
 
 def describe() -> dict[str, Any]:
-    """Device, cores, versions and date, for a result's JSON file."""
+    """Device, cores, versions, commit, command and date, for a result's JSON file."""
     versions = {}
     for name in ("jax", "jaxlib", "flax", "torch", "numpy"):
         try:
@@ -25,6 +29,8 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": versions,
+        "git_commit": runs.git_commit(),
+        "command": shlex.join(sys.orig_argv[1:]),
     }
 
 

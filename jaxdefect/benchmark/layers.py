@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdefect import models
 from jaxdefect.benchmark import measure
 
 
@@ -27,8 +28,7 @@ class Layer:
 class _Call:
     module: nn.Module
     path: tuple[str, ...]
-    arguments: tuple[Any, ...]
-    settings: Mapping[str, Any]
+    inputs: Any  # (arguments, settings); in an array's place its shape
     output_shape: tuple[int, ...]
 
 
@@ -37,7 +37,9 @@ def time_layers(
 ) -> list[Layer]:
     """Times all layers of a network that have a kernel of their own, in the order in which they are called.
 
-    A layer by itself cannot be fused with its neighbours, so the sum is not the network's time.
+    Shapes are those of `models.apply_training` or `apply_inference`, which on a CPU turns images over or takes a part
+    of a batch at a time: then the seconds are those of all parts. A layer by itself cannot be fused with its
+    neighbours, so the sum is not the network's time.
 
     Args:
       module: the network.
@@ -46,8 +48,9 @@ def time_layers(
       is_training: forward and backward, else forward.
       repetitions: timed calls of each.
     """
+    num_parts = 1 if is_training else models.num_inference_parts(image.shape)
     return [
-        _time(call, variables, is_training=is_training, repetitions=repetitions)
+        _time(call, variables, is_training=is_training, repetitions=repetitions, num_parts=num_parts)
         for call in _calls(module, variables, image, is_training=is_training)
     ]
 
@@ -62,34 +65,46 @@ def _calls(module: nn.Module, variables: Mapping[str, Any], image: jax.Array, *,
         has_kernel = context.method_name == "__call__" and own.has_variable("params", "kernel")
         is_inside = any(path[: len(other.path)] == other.path for other in found)
         if has_kernel and not is_inside:
-            shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arguments)
-            found.append(_Call(own.clone(parent=None), path, shapes, dict(settings), output.shape))
+            inputs = jax.tree.map(_shape_of, (arguments, settings))
+            found.append(_Call(own.clone(parent=None), path, inputs, output.shape))
         return output
 
+    def run(variables: Any, image: jax.Array) -> Any:
+        if is_training:
+            return models.apply_training(module, variables, image)
+        return models.apply_inference(module.apply, variables, image)
+
     with nn.intercept_methods(note):
-        mutable = ["batch_stats"] if is_training else False
-        jax.eval_shape(lambda v, x: module.apply(v, x, train=is_training, mutable=mutable), dict(variables), image)
+        jax.eval_shape(run, dict(variables), image)
     return found
 
 
-def _time(call: _Call, variables: Mapping[str, Any], *, is_training: bool, repetitions: int) -> Layer:
+def _shape_of(value: Any) -> Any:
+    return jax.ShapeDtypeStruct(value.shape, value.dtype) if isinstance(value, jax.Array) else value
+
+
+def _time(call: _Call, variables: Mapping[str, Any], *, is_training: bool, repetitions: int, num_parts: int) -> Layer:
     own = {name: value for name, tree in variables.items() if (value := _at(tree, call.path)) is not None}
     rng = np.random.default_rng(0)
-    inputs = [jnp.asarray(rng.random(x.shape), x.dtype) for x in call.arguments]
+    leaves, structure = jax.tree.flatten(call.inputs)
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    arrays = [jnp.asarray(rng.random(leaves[i].shape), leaves[i].dtype) for i in where]
 
-    def forward(own: Any, inputs: Any) -> Any:
-        outputs = call.module.apply(own, *inputs, **call.settings, mutable=["batch_stats"] if is_training else False)
+    def forward(own: Any, arrays: Any) -> Any:
+        values = dict(enumerate(leaves)) | dict(zip(where, arrays, strict=True))
+        arguments, settings = jax.tree.unflatten(structure, [values[i] for i in range(len(leaves))])
+        outputs = call.module.apply(own, *arguments, **settings, mutable=["batch_stats"] if is_training else False)
         return outputs[0] if is_training else outputs
 
-    def both(own: Any, inputs: Any) -> Any:
+    def both(own: Any, arrays: Any) -> Any:
         output, pull_back = jax.vjp(
-            lambda params, inputs: forward({**own, "params": params}, inputs), own["params"], inputs
+            lambda params, arrays: forward({**own, "params": params}, arrays), own["params"], arrays
         )
         return pull_back(output)
 
-    program, _, cost = measure.compile_program(jax.jit(both if is_training else forward), own, inputs)
-    times = measure.time_calls(lambda: program(own, inputs), repetitions=repetitions)
-    return Layer("/".join(call.path), call.arguments[0].shape, call.output_shape, times.median, cost.flops)
+    program, _, cost = measure.compile_program(jax.jit(both if is_training else forward), own, arrays)
+    times, cost = measure.time_calls(lambda: program(own, arrays), repetitions=repetitions), cost.repeated(num_parts)
+    return Layer("/".join(call.path), arrays[0].shape, call.output_shape, num_parts * times.median, cost.flops)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,19 +17,29 @@ _COPY_BYTES = 2**28  # beyond every cache
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Of repeated calls, in seconds: half of them, 99 of 100, all of them lay at or below; `fastest` is the least."""
+    """Of repeated calls, in seconds: half of them, 99 of 100, all of them lay at or below; `fastest` is the least.
+
+    Of fewer than a hundred calls `p99` lies between the two slowest.
+    """
 
     median: float
     p99: float
     slowest: float
     fastest: float
+    mean: float
     repetitions: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Times":
+        """From the seconds of every call."""
+        p50, p99 = np.percentile(seconds, [50, 99])
+        return cls(float(p50), float(p99), max(seconds), min(seconds), float(np.mean(seconds)), len(seconds))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one call of a compiled program, as XLA counts: operations, bytes read and written by all of them, and the
-    memory for arguments, results and what lies between. None where the backend does not say.
+    """Of one call of a compiled program, as XLA counts: operations of all devices, bytes read and written by them, and
+    of one device the memory for arguments, results and what lies between. None where the backend does not say.
     """
 
     flops: float | None
@@ -39,14 +49,14 @@ class Cost:
     temporary_bytes: int | None
 
     def repeated(self, count: int) -> "Cost":
-        """That of a program whose loop body, counted once, runs `count` times."""
+        """That of a program of which XLA counted one of `count` turns of a loop, or one of as many devices."""
         flops, num_bytes = (None if x is None else count * x for x in (self.flops, self.bytes_accessed))
         return dataclasses.replace(self, flops=flops, bytes_accessed=num_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """The best of this device in this run: a large matrix product in `dtype`, and a copy of memory."""
+    """The best of the devices in this run: a large matrix product in `dtype`, and a copy of memory."""
 
     dtype: str
     flops_per_second: float
@@ -57,28 +67,35 @@ def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1) ->
     """Calls, waiting for every result, `warmup` times without looking at the clock and then `repetitions` times."""
     for _ in range(warmup):
         jax.block_until_ready(call())
-    seconds = np.empty(repetitions)
-    for i in range(repetitions):
+    seconds = []
+    for _ in range(repetitions):
         start = time.perf_counter()
         jax.block_until_ready(call())
-        seconds[i] = time.perf_counter() - start
-    p50, p99 = np.percentile(seconds, [50, 99])
-    return Times(float(p50), float(p99), float(seconds.max()), float(seconds.min()), repetitions)
+        seconds.append(time.perf_counter() - start)
+    return Times.of(seconds)
 
 
-def compile_program(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float, Cost]:
+def compile_program(
+    function: Any, *arguments: Any, num_devices: int = 1, counted: Any = None
+) -> tuple[Callable[..., Any], float, Cost]:
     """Compiles a jitted function for arguments: the program, the seconds that took, and its cost.
 
     On a CPU the operations are those of the formulas that accelerators get: the ways of a CPU take fewer for
     convolutions, and XLA counts what is in their loops once only.
+
+    Args:
+      function: jitted.
+      *arguments: its arguments, or their shapes.
+      num_devices: that share them.
+      counted: a traced function whose operations are meant; None: this one's.
     """
     start = time.perf_counter()
     traced = function.trace(*arguments)
     compiled = traced.lower().compile()
-    seconds, cost = time.perf_counter() - start, cost_of(compiled)
+    seconds, cost = time.perf_counter() - start, cost_of(compiled).repeated(num_devices)
     if jax.default_backend() == "cpu":
-        counted = traced.lower(lowering_platforms=("cuda",)).cost_analysis()
-        cost = dataclasses.replace(cost, flops=counted.get("flops"))
+        whole = (counted or traced).lower(lowering_platforms=("cuda",)).cost_analysis()  # before devices part it
+        cost = dataclasses.replace(cost, flops=whole.get("flops"))
     return compiled, seconds, cost
 
 
@@ -97,9 +114,9 @@ def cost_of(compiled: Any) -> Cost:
     )
 
 
-def ceilings(dtype: Dtype) -> Ceilings:
-    """Measures the device: a product of square matrices as exact as `dtype`, and reading and writing an array, the best
-    of five each.
+def ceilings(dtype: Dtype, *, num_devices: int = 1) -> Ceilings:
+    """Measures a device: a product of square matrices as exact as `dtype`, and reading and writing an array, the best
+    of five each; several accelerators do as much each, a CPU's devices share its cores.
     """
     side = 2048 if jax.default_backend() == "cpu" else 8192
     of_arrays = precision.array_dtype(dtype)
@@ -112,10 +129,11 @@ def ceilings(dtype: Dtype) -> Ceilings:
 
     array = jnp.zeros(_COPY_BYTES // 4, jnp.float32)
     copy = jax.jit(lambda x: x + 1.0)
+    count = 1 if jax.default_backend() == "cpu" else num_devices
     return Ceilings(
         dtype=dtype,
-        flops_per_second=2 * side**3 / time_calls(lambda: product(left, right), repetitions=5).fastest,
-        bytes_per_second=2 * _COPY_BYTES / time_calls(lambda: copy(array), repetitions=5).fastest,
+        flops_per_second=count * 2 * side**3 / time_calls(lambda: product(left, right), repetitions=5).fastest,
+        bytes_per_second=count * 2 * _COPY_BYTES / time_calls(lambda: copy(array), repetitions=5).fastest,
     )
 
 
@@ -140,11 +158,11 @@ def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]
 
 
 def peak_memory() -> Mapping[str, int | None]:
-    """The most bytes that were in use: of the first device since the start (None where it does not count), and of this
-    process since `forget_peak`.
+    """The most bytes that were in use: of the first device since the process started, as it never forgets (None where
+    it does not count), and of this process since `forget_peak`.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
-    return {"device": stats.get("peak_bytes_in_use"), "host": resident_bytes("VmHWM")}
+    return {"device_since_start": stats.get("peak_bytes_in_use"), "host": resident_bytes("VmHWM")}
 
 
 def resident_bytes(field: str) -> int:

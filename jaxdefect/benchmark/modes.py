@@ -5,8 +5,8 @@ import functools
 import itertools
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,19 +18,19 @@ from jaxdefect.benchmark import layers, measure
 from jaxdefect.config import Config
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.model_config import Dtype, check_image_size
-from jaxdefect.models import hoisting, precision
+from jaxdefect.models import hoisting, large_kernel, precision
 from jaxdefect.training import resident, state, step
 from jaxdefect.types import InputError, Sample, Targets
 
-MODES = ("inference", "train", "input", "end_to_end")
 DTYPES: tuple[Dtype, ...] = typing.get_args(Dtype)
+_THREADS_AHEAD, _WORKER_AHEAD = 8, 4  # batches that `pipeline.iterate` reads ahead, and each of its workers
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """One row of a benchmark."""
 
-    mode: str  # of MODES
+    mode: str  # "inference", "train", "input" or "end_to_end"
     batch_size: int
     image_size: tuple[int, int]
     dtype: Dtype
@@ -65,26 +65,33 @@ def with_setting(config: Config, setting: Setting) -> Config:
     )
 
 
-def _figures(times: measure.Times, config: Config, **others: Any) -> dict[str, Any]:
-    rate = config.training.batch_size / times.median
-    return {"times": dataclasses.asdict(times), "images_per_second": rate, **others}
-
-
 def _program_figures(
-    times: measure.Times, config: Config, *, compile_seconds: float, cost: measure.Cost, rows: Sequence[layers.Layer]
+    times: measure.Times,
+    config: Config,
+    mesh: Mesh,
+    *,
+    compile_seconds: float,
+    cost: measure.Cost,
+    time_layers: Callable[[], Sequence[layers.Layer]],
 ) -> dict[str, Any]:
-    memory = measure.peak_memory()  # before that of the ceilings
-    limits = measure.ceilings(config.model.dtype)
-    return _figures(
-        times,
-        config,
-        compile_seconds=compile_seconds,
-        cost=dataclasses.asdict(cost),
-        memory=memory,
-        ceilings=dataclasses.asdict(limits),
-        limits=measure.share_of_limit(cost, times, limits),
-        layers=[dataclasses.asdict(row) for row in rows],
-    )
+    memory = measure.peak_memory()  # before that of the layers and of the ceilings
+    limits = measure.ceilings(config.model.dtype, num_devices=mesh.size)
+    return {
+        "times": dataclasses.asdict(times),
+        "images_per_second": config.training.batch_size / times.median,
+        "compile_seconds": compile_seconds,
+        "cost": dataclasses.asdict(cost),
+        "memory": memory,
+        "ceilings": dataclasses.asdict(limits),
+        "limits": measure.share_of_limit(cost, times, limits),
+        "layers": [dataclasses.asdict(row) for row in time_layers()],
+    }
+
+
+def _stream_figures(times: measure.Times, config: Config, **others: Any) -> dict[str, Any]:
+    """Of calls in a stream: what is read ahead makes single ones uneven, so the rate is that of all together."""
+    rate = config.training.batch_size / times.mean
+    return {"times": dataclasses.asdict(times), "images_per_second": rate, "is_stream": True, **others}
 
 
 def _network(config: Config) -> tuple[nn.Module, dict[str, Any]]:
@@ -105,16 +112,24 @@ def _inference(config: Config, mesh: Mesh, *, repetitions: int, with_layers: boo
     )
     variables, image = step.replicate(variables, mesh), step.place({"image": _images(config)}, mesh)["image"]
     wanted = jax.jit(functools.partial(models.apply_inference, module.apply))
+    # Of the network's formulas, not of what is known ahead.
+    counted = wanted.trace({name: tree for name, tree in variables.items() if name != large_kernel.SPECTRA}, image)
     wanted, weights = hoisting.for_inference(wanted, variables, image_shape=image.shape[1:])
-    program, seconds, cost = measure.compile_program(wanted, weights, image)
+    program, seconds, cost = measure.compile_program(wanted, weights, image, num_devices=mesh.size, counted=counted)
     cost = cost.repeated(models.num_inference_parts(image.shape))  # XLA counts a loop's body once
     times = measure.time_calls(lambda: program(weights, image), repetitions=repetitions)
-    rows = (
-        layers.time_layers(module, variables, image, is_training=False, repetitions=min(repetitions, 5))
-        if with_layers
-        else []
+    return _program_figures(
+        times,
+        config,
+        mesh,
+        compile_seconds=seconds,
+        cost=cost,
+        time_layers=lambda: (
+            layers.time_layers(module, variables, image, is_training=False, repetitions=min(repetitions, 5))
+            if with_layers
+            else []
+        ),
     )
-    return _program_figures(times, config, compile_seconds=seconds, cost=cost, rows=rows)
 
 
 def random_batch(config: Config) -> dict[str, np.ndarray]:
@@ -144,7 +159,7 @@ def _train(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -
     """The training step on a batch that is on the devices."""
     compiled, current = _step(config, mesh)
     batch = step.place(random_batch(config), mesh)
-    program, seconds, cost = measure.compile_program(compiled, current, batch)
+    program, seconds, cost = measure.compile_program(compiled, current, batch, num_devices=mesh.size)
     holder = [current]
 
     def train() -> Any:
@@ -153,109 +168,144 @@ def _train(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -
 
     times = measure.time_calls(train, repetitions=repetitions, warmup=2)
     module, variables = _network(config)
-    rows = (
-        layers.time_layers(module, variables, batch["image"], is_training=True, repetitions=min(repetitions, 5))
-        if with_layers
-        else []
+    return _program_figures(
+        times,
+        config,
+        mesh,
+        compile_seconds=seconds,
+        cost=cost,
+        time_layers=lambda: (
+            layers.time_layers(module, variables, batch["image"], is_training=True, repetitions=min(repetitions, 5))
+            if with_layers
+            else []
+        ),
     )
-    return _program_figures(times, config, compile_seconds=seconds, cost=cost, rows=rows)
 
 
-def _training_data(config: Config) -> list[Sample]:
+class _Data(NamedTuple):
+    """The training samples of a config, and what its targets are."""
+
+    samples: Sequence[Sample]
+    targets: Targets
+
+
+def _data(config: Config) -> _Data:
     samples = readers.read(config.data)
-    return pipeline.training_samples(samples, splits.make(samples, config.split), config.data)
+    samples = pipeline.training_samples(samples, splits.make(samples, config.split), config.data)
+    return _Data(samples, pipeline.make_targets(samples, config.data, stride=config.model.output_stride))
 
 
-def _batches(config: Config, samples: Sequence[Sample], *, num_steps: int) -> pipeline.Batches:
-    return pipeline.training_batches(
-        samples,
-        config.data,
-        targets=Targets(config.model.output_stride),
-        batch_size=config.training.batch_size,
-        num_steps=num_steps,
-        seed=config.training.seed,
-    )
+class _Stream:
+    """The batches of a training. What is read ahead before the clock starts is used up first, and long streams are
+    timed, or the figures would be those of a full buffer.
+    """
+
+    def __init__(self, config: Config, data: _Data, *, repetitions: int):
+        num_workers = config.data.num_workers
+        self._num_ahead = _WORKER_AHEAD * num_workers or _THREADS_AHEAD
+        self._repetitions = max(repetitions, 5 * self._num_ahead)
+        batches = pipeline.training_batches(
+            data.samples,
+            config.data,
+            targets=data.targets,
+            batch_size=config.training.batch_size,
+            num_steps=1 + 2 * self._num_ahead + self._repetitions,  # reading ahead goes on to the end of the timing
+            seed=config.training.seed,
+        )
+        self.reader = pipeline.iterate(batches, start=0, num_workers=num_workers)
+        self.first = next(self.reader)  # starts the workers
+
+    def time(self, call: Callable[[], Any]) -> measure.Times:
+        """Times of calls, each of which takes one batch."""
+        for _ in range(self._num_ahead):
+            call()
+        return _time_stream(call, self._repetitions)
+
+
+def _time_stream(call: Callable[[], Any], repetitions: int) -> measure.Times:
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return measure.Times.of(seconds)
 
 
 def _input(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
     """Reading, decoding, augmenting and batching, without a network."""
     del mesh, with_layers
-    batches = _batches(config, _training_data(config), num_steps=repetitions + 1)
-    reader = pipeline.iterate(batches, start=0, num_workers=config.data.num_workers)
-    next(reader)  # starts the workers
-    times = _paced(lambda: next(reader), repetitions)
-    return _figures(times, config, num_workers=config.data.num_workers)
+    stream = _Stream(config, _data(config), repetitions=repetitions)
+    times = stream.time(lambda: next(stream.reader))
+    return _stream_figures(times, config, num_workers=config.data.num_workers)
 
 
 def _end_to_end(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
-    """Training steps with their input, as `launch.train` does them; how long the device waits for its input."""
-    del with_layers
-    alone = _train(config, mesh, repetitions=repetitions, with_layers=False)
-    compiled, current = _step(config, mesh)
-    samples = _training_data(config)
-    if config.training.scan_steps:
-        return _resident(config, samples, mesh, alone=alone, repetitions=repetitions)
-    reader = pipeline.iterate(
-        _batches(config, samples, num_steps=repetitions + 2), start=0, num_workers=config.data.num_workers
-    )
-    holder: list[Any] = [compiled(current, step.place(next(reader), mesh))]
+    """Training steps with their input, as `launch.train` does them; how long the device waits for its input.
 
-    def train() -> None:
+    The same steps on one batch, before and after, are what they take without an input. On a CPU the input's own work
+    is on the same cores, and counts as waiting.
+    """
+    del with_layers
+    data = _data(config)
+    stream = _Stream(config, data, repetitions=repetitions)
+    compiled, current = _step(config, mesh)
+    holder: list[Any] = [compiled(current, step.place(stream.first, mesh))]
+    seconds_reading: list[float] = []
+
+    def train(batches: Iterator[pipeline.Batch]) -> None:
         """As the loop does: the figures of a step are read after the next one is dispatched."""
         state_now, metrics = holder[0]
-        holder[0] = compiled(state_now, step.place(next(reader), mesh))
+        start = time.perf_counter()
+        batch = next(batches)
+        seconds_reading.append(time.perf_counter() - start)
+        holder[0] = compiled(state_now, step.place(batch, mesh))
+        jax.device_get(metrics)
+
+    def alone() -> float:
+        return stream.time(lambda: train(itertools.repeat(stream.first))).mean
+
+    before = alone()
+    if config.training.scan_steps:
+        times, others = _time_resident(config, data, mesh, repetitions=repetitions)
+    else:
+        times = stream.time(lambda: train(stream.reader))
+        others = {"reading_seconds": float(np.mean(seconds_reading[-times.repetitions :]))}
+    step_seconds = (before + alone()) / 2
+    share = max(0.0, 1.0 - step_seconds / times.mean)
+    return _stream_figures(times, config, step_seconds=step_seconds, waiting_share=share, **others)
+
+
+def _time_resident(
+    config: Config, data: _Data, mesh: Mesh, *, repetitions: int
+) -> tuple[measure.Times, dict[str, Any]]:
+    """Times of the steps of a training set on the device, of which one call takes several."""
+    module = models.build(config.model)
+    stage = state.stages(config, steps_per_epoch=1000)[0]
+    elements = resident.load(data.samples, config, targets=data.targets, mesh=mesh)
+    chunk = resident.make_chunk(module, config, stage, targets=data.targets, mesh=mesh)
+    size, batch_size = resident.steps_per_call(config, mesh), config.training.batch_size
+    num_calls = max(repetitions, 5 * _THREADS_AHEAD // size)
+    order = pipeline.training_order(
+        data.samples, config.data, batch_size=batch_size, num_steps=size * (num_calls + 2), seed=0
+    )
+    starts = itertools.count(0, size)
+
+    def dispatch(current: state.TrainState) -> tuple[state.TrainState, step.Metrics]:
+        start = next(starts)
+        return chunk(current, elements, order[start : start + size], start)
+
+    holder = [dispatch(step.replicate(state.initial_state(module, config, stage), mesh))]
+
+    def train() -> None:
+        state_now, metrics = holder[0]
+        holder[0] = dispatch(state_now)
         jax.device_get(metrics)
 
     train()
-    times = _paced(train, repetitions)
-    return _figures(times, config, **_waiting(times.median, alone))
-
-
-def _resident(
-    config: Config, samples: Sequence[Sample], mesh: Mesh, *, alone: Mapping[str, Any], repetitions: int
-) -> dict[str, Any]:
-    """The same for a training set on the device; a repetition is a call of several steps."""
-    module = models.build(config.model)
-    stage, targets = state.stages(config, steps_per_epoch=1000)[0], Targets(config.model.output_stride)
-    elements = resident.load(samples, config, targets=targets, mesh=mesh)
-    chunk = resident.make_chunk(module, config, stage, targets=targets, mesh=mesh)
-    size = resident.steps_per_call(config, mesh)
-    order = pipeline.training_order(
-        samples, config.data, batch_size=config.training.batch_size, num_steps=size * (repetitions + 1), seed=0
-    )
-    holder = [step.replicate(state.initial_state(module, config, stage), mesh)]
-    starts = itertools.count(0, size)
-
-    def train() -> Any:
-        start = next(starts)
-        holder[0], metrics = chunk(holder[0], elements, order[start : start + size], start)
-        return jax.device_get(metrics)
-
-    train()
-    times = _paced(train, repetitions)
-    per_step = dataclasses.replace(
-        times, **{name: getattr(times, name) / size for name in ("median", "p99", "slowest", "fastest")}
-    )
-    return _figures(per_step, config, steps_per_call=size, **_waiting(per_step.median, alone))
-
-
-def _waiting(seconds: float, alone: Mapping[str, Any]) -> dict[str, float]:
-    """Of a step that takes `seconds` with its input, what it takes alone, and the share for which the device waits."""
-    step_seconds = alone["times"]["median"]
-    return {"step_seconds": step_seconds, "waiting_share": max(0.0, 1.0 - step_seconds / seconds)}
-
-
-def _paced(call: Callable[[], Any], repetitions: int) -> measure.Times:
-    """Times of calls in a stream, whose mean stands for the median: what is read ahead makes single calls uneven."""
-    seconds = np.empty(repetitions)
-    for i in range(repetitions):
-        start = time.perf_counter()
-        call()
-        seconds[i] = time.perf_counter() - start
-    mean = float(seconds.mean())
-    return measure.Times(
-        mean, float(np.percentile(seconds, 99)), float(seconds.max()), float(seconds.min()), repetitions
-    )
+    times = _time_stream(train, num_calls)
+    names = ("median", "p99", "slowest", "fastest", "mean")
+    per_step = dataclasses.replace(times, **{name: getattr(times, name) / size for name in names})
+    return per_step, {"steps_per_call": size}
 
 
 def check(config: Config, setting: Setting) -> None:
@@ -271,9 +321,4 @@ def check(config: Config, setting: Setting) -> None:
     if count is not None and (not 1 <= count <= present or setting.batch_size % count):
         raise InputError(
             f"--devices: {count}: there are {present} here, and they must share a batch of {setting.batch_size} evenly"
-        )
-    if config.data.target == "severity" and setting.mode in ("input", "end_to_end"):
-        raise InputError(
-            f"--mode={setting.mode}: severities need the scale of a whole training set, which only launch.train "
-            "computes; use --mode=train"
         )

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from jaxdefect import structure
 from jaxdefect.reports import files
 from jaxdefect.types import InputError
 
@@ -18,7 +19,7 @@ _SMALL = 0.005  # of the whole time: layers below are not listed
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes {"environment": ..., "rows": [...]} as JSON."""
+    """Writes {"environment": ..., "config": ..., "rows": [...]} as JSON."""
     files.write(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -39,23 +40,16 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
-    """A line per setting: how fast, how near the limit that binds, how much memory."""
+    """A line per setting: how fast, how near the limit that binds, how much memory (XLA's plan on a device, beside
+    arguments, and the process's peak).
+    """
     result = Table(title=title)
+    left = ("mode", "size", "dtype", "limit")
     for column in (
-        "mode",
-        "batch",
-        "size",
-        "dtype",
-        "devices",
-        "compile s",
-        "ms",
-        "p99 ms",
-        "images/s",
-        "GFLOP/s",
-        "limit",
-        "MiB",
+        *("mode", "batch", "size", "dtype", "devices", "compile s", "ms", "least", "p99", "images/s", "GFLOP/s"),
+        *("limit", "plan MiB", "host MiB"),
     ):
-        result.add_column(column, justify="left" if column in ("mode", "size", "dtype", "limit") else "right")
+        result.add_column(column, justify="left" if column in left else "right")
     for row in rows:
         limits, times = row.get("limits", {}), row["times"]
         result.add_row(
@@ -65,14 +59,19 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
             row["dtype"],
             str(row.get("num_devices", 1)),
             _number(row.get("compile_seconds"), 1),
-            _number(1e3 * times["median"], 1),
-            _number(1e3 * times["p99"], 1),
+            *(_number(1e3 * value, 1) for value in (seconds_of(row), times["fastest"], times["p99"])),
             _number(row["images_per_second"], 2),
             _number(limits.get("flops_per_second"), 0, unit=1e9),
             _limit(row),
             _number(temporary_bytes(row), 0, unit=_MIB),
+            _number((row.get("memory") or {}).get("host"), 0, unit=_MIB),
         )
     return result
+
+
+def seconds_of(row: Mapping[str, Any]) -> float:
+    """What a call takes: the median, or in a stream, where what is read ahead makes single calls uneven, the mean."""
+    return row["times"]["mean" if row.get("is_stream") else "median"]
 
 
 def _limit(row: Mapping[str, Any]) -> str:
@@ -93,7 +92,7 @@ def temporary_bytes(row: Mapping[str, Any]) -> int | None:
 
 def layer_table(row: Mapping[str, Any]) -> Table:
     """Where the time of one setting goes."""
-    total = row["times"]["median"]
+    total = seconds_of(row)
     result = Table(title=f"{row['mode']}, {row['dtype']}: layers by themselves, of {1e3 * total:.1f} ms")
     for column in ("layer", "input", "output", "ms", "share", "GFLOP", "GFLOP/s"):
         result.add_column(column, justify="left" if column == "layer" else "right")
@@ -116,7 +115,7 @@ def layer_table(row: Mapping[str, Any]) -> Table:
 
 
 def comparison(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
-    """What both files hold, beside each other.
+    """What both files hold, beside each other; its caption says what only one of them holds, and how configs differ.
 
     Raises:
       InputError: they share no setting.
@@ -127,12 +126,16 @@ def comparison(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
         raise InputError(
             "the two files share no setting (mode, batch size, image size, dtype, devices): nothing to compare"
         )
-    devices = [content["environment"]["device"] for content in (first, second)]
+    devices = [_device(content["environment"]) for content in (first, second)]
     result = Table(title=f"A: {devices[0]}; B: {devices[1]}" if devices[0] != devices[1] else devices[0])
+    notes = structure.difference(*(content.get("config", {}) for content in (first, second)))
+    if alone := len(ours) + len(theirs) - 2 * len(common):
+        notes.append(f"{alone} rows are in one of the files only")
+    result.caption = "\n".join(notes)
     for column in ("mode", "batch", "size", "dtype", "devices", "A ms", "B ms", "A / B"):
         result.add_column(column, justify="right" if column.endswith(("ms", "B")) else "left")
     for key in common:
-        seconds = [rows[key]["times"]["median"] for rows in (ours, theirs)]
+        seconds = [seconds_of(rows[key]) for rows in (ours, theirs)]
         mode, batch, size, dtype, num_devices = key
         result.add_row(
             mode,
@@ -144,6 +147,10 @@ def comparison(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
             _number(seconds[0] / seconds[1], 2),
         )
     return result
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    return f"{environment.get('devices', 1)} x {environment['device']} ({environment.get('processor', '')})"
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -159,7 +166,7 @@ def plot(rows: Iterable[Mapping[str, Any]]) -> Figure:
     for row in rows:
         megapixels = row["batch_size"] * math.prod(row["image_size"]) / 1e6
         needed = temporary_bytes(row)
-        point = (megapixels, row["times"]["median"], math.nan if needed is None else needed / _MIB)
+        point = (megapixels, seconds_of(row), math.nan if needed is None else needed / _MIB)
         num_devices = row.get("num_devices", 1)
         devices = f", {num_devices} devices" if num_devices > 1 else ""
         lines.setdefault(f"{row['mode']}, {row['dtype']}{devices}", []).append(point)

@@ -156,11 +156,11 @@ def versions() -> dict[str, Any]:
         **{name: importlib.metadata.version(name) for name in names},
         "python": platform.python_version(),
         "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the checkout that this file is part of; None for an installed package, or without git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

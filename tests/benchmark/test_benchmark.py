@@ -1,5 +1,6 @@
 """Costs against those worked out by hand, every mode on a small run, and the files."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxdefect import config as config_lib
 from jaxdefect import models
 from jaxdefect.benchmark import layers, measure, modes, results
-from jaxdefect.config import Config, DataConfig, LossConfig, SyntheticConfig, TrainingConfig
+from jaxdefect.config import Config, DataConfig, InferenceConfig, LossConfig, SyntheticConfig, TrainingConfig
 from jaxdefect.model_config import SegDecConfig
 from jaxdefect.types import InputError
 
@@ -36,7 +38,7 @@ def test_the_cost_of_a_matrix_product_and_the_share_of_the_limit():
     assert seconds > 0
     assert cost.flops == 2 * 64 * 128 * 32
     assert cost.argument_bytes == 4 * (64 * 128 + 128 * 32)
-    times = measure.Times(median=2.0, p99=2.0, slowest=2.0, fastest=2.0, repetitions=1)
+    times = measure.Times.of([2.0])
     limits = measure.Ceilings("float32", flops_per_second=1000.0, bytes_per_second=10.0)
     known = measure.Cost(1000.0, 15.0, None, None, None)
     share = measure.share_of_limit(known, times, limits)
@@ -53,6 +55,8 @@ def test_times_are_of_the_calls_after_the_warm_up():
     times = measure.time_calls(lambda: calls.append(0), repetitions=4, warmup=3)
     assert len(calls) == 7
     assert times.fastest <= times.median <= times.p99 <= times.slowest
+    times = measure.Times.of([3.0, 1.0, 2.0, 6.0])
+    assert (times.fastest, times.median, times.mean, times.slowest) == (1.0, 2.5, 3.0, 6.0)
 
 
 def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: Config):
@@ -72,24 +76,68 @@ def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: C
     assert second.flops == pytest.approx(2 * 2 * 32 * 32 * 9 * 32 * 64, rel=0.15)
 
 
-@pytest.mark.parametrize("mode", modes.MODES)
-def test_every_mode_gives_a_row_that_can_be_kept_shown_and_compared(config: Config, mode: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("architecture", "is_training"), [("segdec", False), *((name, True) for name in models.ARCHITECTURES)]
+)
+def test_layers_of_every_network_can_be_called_alone(architecture: str, is_training: bool, monkeypatch):
+    """On shapes of what is timed: a tall image is turned over in training, a batch in parts in inference."""
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(models, "_PART_PIXELS", 96 * 64)
+    compiled = measure.Cost(100.0, None, None, None, None)
+    traced = []
+
+    def trace(function, *arguments):
+        traced.append(jax.eval_shape(function, *arguments))
+        return (lambda *_: None), 0.0, compiled
+
+    monkeypatch.setattr(measure, "compile_program", trace)
+    network = config_lib.complete({"model": {"architecture": architecture}}).model
+    module, image = models.build(network), jnp.zeros((2, 96, 64, 3))
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    found = layers.time_layers(module, variables, image, is_training=is_training, repetitions=1)
+    assert len(traced) == len(found) >= 10
+    height, width = found[0].input_shape[1:3]
+    assert (height < width) == is_training
+    assert found[0].input_shape[0] == (2 if is_training else 1)
+    assert found[0].flops == (100 if is_training else 200)
+
+
+def test_operations_are_those_of_the_formulas_whatever_is_known_ahead(config: Config):
+    """By its known spectrum a 15x15 kernel takes a thirtieth."""
+    inference, training = InferenceConfig(large_kernel="fft"), TrainingConfig(batch_size=1)
+    network = dataclasses.replace(config, model=SegDecConfig(), inference=inference, training=training)
+    setting = modes.Setting("inference", 1, (64, 64), "float32", 1)
+    flops = modes.run(network, setting, repetitions=2, with_layers=False)["cost"]["flops"]
+    assert flops > 2 * 8 * 8 * 225 * 64 * 1024 / 4  # most taps lie outside of a map of 8x8
+
+
+@pytest.mark.parametrize("mode", ["inference", "train", "input", "end_to_end"])
+def test_every_mode_gives_a_row_that_can_be_kept_shown_and_compared(
+    config: Config, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(modes, "_THREADS_AHEAD", 2)
     setting = modes.Setting(mode, 2, (64, 64), "float32", None if mode == "train" else 1)
     modes.check(config, setting)
     row = modes.run(config, setting, repetitions=2, with_layers=False)
     assert row["num_devices"] == (2 if mode == "train" else 1)
-    assert row["images_per_second"] == pytest.approx(2 / row["times"]["median"])
+    is_stream = mode in ("input", "end_to_end")
+    assert row["images_per_second"] == pytest.approx(2 / row["times"]["mean" if is_stream else "median"])
+    assert row["times"]["repetitions"] == (10 if is_stream else 2)  # five times what is read ahead
     if mode in ("inference", "train"):
         assert row["limits"]["binding_limit"] in ("matrix product", "copy")
         assert row["cost"]["flops"] > 1e8
     if mode == "end_to_end":
         assert 0 <= row["waiting_share"] < 1
+        assert 0 <= row["reading_seconds"] < row["times"]["mean"]
     path = tmp_path / "row.json"
     results.save(path, {"environment": {"device": "cpu"}, "rows": [row]})
     content = results.load(path)
     assert results.table(content["rows"], title="").row_count == 1
     assert results.comparison(content, content).columns[-1]._cells == ["1.00"]
     results.plot(content["rows"]).savefig(tmp_path / "plot.png")
+    other = {**content, "config": {"model": {"norm": "batch"}}}
+    caption = results.comparison({**content, "config": {"model": {"norm": "feature"}}}, other).caption
+    assert caption == "config.model.norm: 'feature' -> 'batch'"
 
 
 def test_a_file_that_is_none_and_files_without_a_common_row_say_so(tmp_path: Path):

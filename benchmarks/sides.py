@@ -15,12 +15,14 @@ from jaxdefect.model_config import ModelConfig, RegressionConfig, SegDecConfig, 
 from jaxdefect.models import hoisting
 from jaxdefect.training import state, step
 
+LEARNING_RATE, DECISION_WEIGHT = 1e-2, 0.1
 STEEL = SegDecConfig(kernels="atrous", attention=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network and its dtype at a size. `is_training`: a step of plain SGD on both losses, else an inference."""
+    """A network and its dtype at a size. `is_training`: a step of plain SGD on the maps' cross-entropy and a tenth of
+    the decisions', else an inference."""
 
     model: ModelConfig
     size: tuple[int, int]
@@ -41,7 +43,7 @@ CASES = {
 
 class Side(NamedTuple):
     """`call`: once, waited for. `outputs`: those to compare, float32: maps [B, h, w, M] and decisions [B], of a
-    training before any step. `device_bytes`: the most that a GPU held for a call.
+    training by the weights of now. `device_bytes`: the most that a GPU held for a call.
     """
 
     call: Callable[[], Any]
@@ -84,7 +86,8 @@ def inference(case: Case) -> Any:
 def training(case: Case) -> tuple[Any, state.TrainState]:
     """Our compiled step, and its first state."""
     module = models.build(case.model)
-    config = Config(model=case.model, loss=LossConfig(), optimizer=OptimizerConfig(learning_rate=1e-3))
+    loss = LossConfig(balance="none", decision_weight=DECISION_WEIGHT)
+    config = Config(model=case.model, loss=loss, optimizer=OptimizerConfig(learning_rate=LEARNING_RATE))
     stage = state.stages(config, steps_per_epoch=100)[0]
     return step.make_step(module, config, stage), state.initial_state(module, config, stage)
 
@@ -171,17 +174,18 @@ def pytorchs(case: Case, *, setting: str, device: str) -> Side:
         return result
 
     def outputs() -> list[np.ndarray]:
-        maps, decision = infer()
+        with torch.no_grad(), precision():  # not compiled in training, of which it would leave a program
+            maps, decision = module(image) if case.is_training else infer()
         return [maps.permute(0, 2, 3, 1).float().cpu().contiguous().numpy(), decision.float().cpu().numpy()]
 
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE)
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)
         with precision():
             maps, decision = called(image)
         loss = F.binary_cross_entropy_with_logits(maps.float(), mask)
-        loss = loss + 0.1 * F.binary_cross_entropy_with_logits(decision.float(), arrays["label"])
+        loss = loss + DECISION_WEIGHT * F.binary_cross_entropy_with_logits(decision.float(), arrays["label"])
         loss.backward()
         optimizer.step()
         wait()

@@ -192,4 +192,5 @@ def _table(summary: batch.Summary, *, predictor: Predictor, results: Path) -> Ta
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    cli.run(main, keeps_memory="--watch" in sys.argv)
+    is_waiting = any(argument.lstrip("-").partition("=")[0] == "watch" for argument in sys.argv[1:])
+    cli.run(main, keeps_memory=is_waiting)

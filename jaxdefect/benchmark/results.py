@@ -76,7 +76,7 @@ def seconds_of(row: Mapping[str, Any]) -> float:
 
 def _limit(row: Mapping[str, Any]) -> str:
     if "waiting_share" in row:
-        return f"waits {row['waiting_share']:.0%} for input"
+        return f"waits {row['waiting_share']:.0%}"
     limits = row.get("limits") or {}
     if not limits:
         return ""

@@ -107,9 +107,9 @@ def inference_variables(
       config: of the module.
       variables: its variables.
       image_size: height and width of the images to come.
-      large_kernel: "fft" keeps spectra (125 to 580 MB for SegDecNet's 15x15, by the image's size), "direct" none, so
-        that every call computes what it needs; "auto" keeps them on CPUs, but for bfloat16, where an image is large
-        enough to be worth reading them.
+      large_kernel: "fft" keeps spectra (94 to 580 MB for SegDecNet's 15x15, by the image's size). "direct" keeps none:
+        every call computes what it needs from the kernel, on a CPU as `large_kernel.convolve_on_cpu` chooses. "auto"
+        keeps them on CPUs, but for bfloat16, where an image is large enough to be worth reading them.
     """
     is_wanted = large_kernel == "fft" or (
         large_kernel == "auto"

@@ -5,7 +5,6 @@ of all steps of a call at once. Without augmentation the batches are Grain's bit
 random numbers instead of NumPy's, with the same distributions.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,7 +52,9 @@ def _free_bytes(mesh: Mesh) -> int:
     stats = mesh.devices.flat[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // mesh.size  # of a CPU
+    with open("/proc/meminfo") as file:  # of a CPU; what the kernel would give up for it is free too
+        (available,) = [line.split()[1] for line in file if line.startswith("MemAvailable:")]
+    return int(available) * 1024 // mesh.size
 
 
 def steps_per_call(config: Config, mesh: Mesh) -> int:

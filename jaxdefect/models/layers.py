@@ -32,26 +32,18 @@ def _max_pool_even(x: jax.Array) -> jax.Array:
     return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
-def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    pooled = _max_pool_even(x)
-    return pooled, (x, pooled)
-
-
-def _max_pool_backward(residuals: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
-    x, pooled = residuals
-    is_taken = jnp.zeros(pooled.shape, bool)
-    rows = []
-    for i in range(2):
-        columns = []
-        for j in range(2):
-            is_maximum = (x[:, i::2, j::2] == pooled) & ~is_taken
-            is_taken |= is_maximum
-            columns.append(jnp.where(is_maximum, gradient, 0))
-        rows.append(jnp.stack(columns, axis=3))
+def _max_pool_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    # Compares the values of a square with each other, not with the maximum of the forward pass: XLA may compute them
+    # anew and round them otherwise, and then most equal none.
+    x = wait_for(gradient, x)
+    columns = [jnp.where(x[:, i::2, 1::2] > x[:, i::2, ::2], 1, 0) for i in (0, 1)]
+    upper, lower = (jnp.maximum(x[:, i::2, ::2], x[:, i::2, 1::2]) for i in (0, 1))
+    place = jnp.where(lower > upper, 2 + columns[1], columns[0])  # of the first maximum, by rows
+    rows = [jnp.stack([jnp.where(place == 2 * i + j, gradient, 0) for j in (0, 1)], axis=3) for i in (0, 1)]
     return (jnp.stack(rows, axis=2).reshape(x.shape),)
 
 
-_max_pool_even.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool_even.defvjp(lambda x: (_max_pool_even(x), x), _max_pool_backward)
 
 
 def score_logit(probability: jax.Array, kind: Literal["mean", "max"], *, logit: jax.Array | None = None) -> jax.Array:

@@ -1,12 +1,15 @@
 """What a CPU does its own way, images turned over, a batch in parts or on two devices, gives the same."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdefect import model_config, models
+from jaxdefect.models import layers, segdec
 from jaxdefect.models.convolution import convolve
+from jaxdefect.models.xla import convolve_directly
 
 CONFIGS = {
     "segdec": (model_config.SegDecConfig(), 1),
@@ -33,6 +36,36 @@ def test_a_tall_image_in_training_gives_what_the_module_gives(name):
         np.testing.assert_allclose(outputs[name], values, atol=1e-3 * np.abs(values).max(), rtol=0)
     for ours, theirs in zip(jax.tree.leaves(batch_stats), jax.tree.leaves(updated), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6 + 1e-4 * np.abs(theirs).max(), rtol=0)
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize(("kernels", "size"), [("atrous", (192, 128)), ("large", (96, 192))])
+def test_gradients_of_an_optimized_step_are_those_of_xlas_own_formulations(kernels, size, monkeypatch):
+    """Every formula of ours is right by itself; XLA's optimisations, when they join them, must not break them."""
+    module = models.build(model_config.SegDecConfig(kernels=kernels, num_first_convs=1, stop_gradient=False))
+    variables, rng = models.init(module, num_channels=1, seed=0), np.random.default_rng(0)
+    image = rng.random((1, *size, 1), np.float32)
+    cotangent = rng.normal(size=(1, size[0] // 8, size[1] // 8, 1)).astype(np.float32)
+
+    def gradients() -> dict[str, jax.Array]:
+        def loss(params: dict[str, jax.Array]) -> jax.Array:
+            outputs, _ = models.apply_training(module, {"params": params}, image)
+            return (outputs["segmentation"] * cotangent).sum() + 100 * outputs["decision"].sum()
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    ours = gradients()
+    jax.config.update("jax_disable_most_optimizations", True)
+    for place in (layers, segdec):
+        monkeypatch.setattr(place, "max_pool", lambda x: nn.max_pool(x, (2, 2), (2, 2)))
+    monkeypatch.setattr(
+        layers,
+        "convolve",
+        lambda image, kernel, *, dilation=1, **_: convolve_directly(image, kernel, dilation=dilation),
+    )
+    for gradient, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(gradients()), strict=True):
+        # Single pixels of a map may find the other side of a ReLU; what is wrong is wrong by a tenth and more.
+        assert np.linalg.norm(gradient - expected) <= 0.02 * np.linalg.norm(expected) + 1e-6
 
 
 def test_a_batch_in_parts_gives_what_it_gives_at_once(monkeypatch):

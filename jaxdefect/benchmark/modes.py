@@ -72,10 +72,12 @@ def _program_figures(
     *,
     compile_seconds: float,
     cost: measure.Cost,
-    time_layers: Callable[[], Sequence[layers.Layer]],
+    time_layers: Callable[..., Sequence[layers.Layer]],
+    with_layers: bool,
 ) -> dict[str, Any]:
     memory = measure.peak_memory()  # before that of the layers and of the ceilings
     limits = measure.ceilings(config.model.dtype, num_devices=mesh.size)
+    rows = time_layers(repetitions=min(times.repetitions, 5)) if with_layers else []
     return {
         "times": dataclasses.asdict(times),
         "images_per_second": config.training.batch_size / times.median,
@@ -84,7 +86,7 @@ def _program_figures(
         "memory": memory,
         "ceilings": dataclasses.asdict(limits),
         "limits": measure.share_of_limit(cost, times, limits),
-        "layers": [dataclasses.asdict(row) for row in time_layers()],
+        "layers": [dataclasses.asdict(row) for row in rows],
     }
 
 
@@ -124,11 +126,8 @@ def _inference(config: Config, mesh: Mesh, *, repetitions: int, with_layers: boo
         mesh,
         compile_seconds=seconds,
         cost=cost,
-        time_layers=lambda: (
-            layers.time_layers(module, variables, image, is_training=False, repetitions=min(repetitions, 5))
-            if with_layers
-            else []
-        ),
+        time_layers=functools.partial(layers.time_layers, module, variables, image, is_training=False),
+        with_layers=with_layers,
     )
 
 
@@ -174,11 +173,8 @@ def _train(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -
         mesh,
         compile_seconds=seconds,
         cost=cost,
-        time_layers=lambda: (
-            layers.time_layers(module, variables, batch["image"], is_training=True, repetitions=min(repetitions, 5))
-            if with_layers
-            else []
-        ),
+        time_layers=functools.partial(layers.time_layers, module, variables, batch["image"], is_training=True),
+        with_layers=with_layers,
     )
 
 

@@ -63,7 +63,8 @@ def apply_training(
     """
     is_transposed = jax.default_backend() == "cpu" and image.shape[1] > image.shape[2]
     if is_transposed:
-        params = jax.tree.map(lambda x: x.swapaxes(0, 1) if x.ndim == 4 else x, variables["params"])
+        # Kernels end with [k, k, I, O]; those of repeated blocks may have the number of the block before.
+        params = jax.tree.map(lambda x: x.swapaxes(-4, -3) if x.ndim >= 4 else x, variables["params"])
         variables, image = {**variables, "params": params}, image.swapaxes(1, 2)
     outputs, updated = module.apply(variables, image, train=True, mutable=["batch_stats"])
     if is_transposed:

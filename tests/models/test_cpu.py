@@ -13,6 +13,7 @@ from jaxdefect.models.xla import convolve_directly
 
 CONFIGS = {
     "segdec": (model_config.SegDecConfig(), 1),
+    "deeplab": (model_config.SegDecConfig(segmentation="deeplab"), 1),  # with kernels of a whole stack in one array
     "background_suppression": (model_config.BackgroundSuppressionConfig(), 1),
     "regression": (model_config.RegressionConfig(), 1),
     "unet_mobilenet_v2": (model_config.UNetMobileNetV2Config(), 3),

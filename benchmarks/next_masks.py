@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 
 from launch import cli
 
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     ]
     header = ("masks", *(f"fold {fold}" for fold in by_fold))
     caption = f"AP in %, mean and standard deviation of {len(seeds)} seeds"
-    Console().print(tables.terminal(header, rows, title="Which masks to draw next", caption=caption))
+    cli.console().print(tables.terminal(header, rows, title="Which masks to draw next", caption=caption))
     return 0
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from rich.console import Console
 
 from launch import cli
 
@@ -140,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
             (workdir / "precision.json").write_text(json.dumps(figures, indent=1) + "\n")
     rows = [(name, *(_cell(of_run[name]) for of_run in figures.values())) for name in next(iter(figures.values()), {})]
     caption = "AP in %, false positives and false negatives" + (", TF32 emulated" if any(is_emulated.values()) else "")
-    Console().print(tables.terminal(("judged in", *figures), rows, title="Precision", caption=caption))
+    cli.console().print(tables.terminal(("judged in", *figures), rows, title="Precision", caption=caption))
     return 0
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from launch import cli
 
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     report = ablation.ablate(study, config, Path(cli.required(_WORKDIR)), stack=_STACK.value)
     if isinstance(report, int):
         return report
-    console = Console()
+    console = cli.console()
     console.print(ablation.table(report))
     console.print(f"Tables and plots: {report.directory}", soft_wrap=True)
     if report.num_failed:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from launch import cli
 
@@ -28,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = None if _WORKDIR.value is None else Path(_WORKDIR.value)
     out = Path(cli.required(_OUT))
     content = agreement.compare(cli.config().data, [Path(root) for root in _ANNOTATORS.value], workdir=workdir, out=out)
-    console = Console()
+    console = cli.console()
     console.print(agreement.table(content))
     console.print(f"All figures: {out / 'agreement.json'}", soft_wrap=True)
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from jaxdefect.config import Config
 from jaxdefect.reports.audit import findings_table, run_audit
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     config, split = _config_and_split()
     directory = Path(_OUT.value) if _OUT.value else Path(cli.required(_WORKDIR)) / "audit"
     result = run_audit(config, directory, split=split)
-    console = Console()
+    console = cli.console()
     console.print(findings_table(result))
     console.print(f"Report: {directory / 'audit.html'}", soft_wrap=True)
     return 1 if result.num_errors else 0

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from jaxdefect import config as config_lib
 from jaxdefect.model_config import Dtype
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     from jaxdefect.reports import files, plots
 
     del argv
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = cli.console()
     if _COMPARE.value:
         if len(_COMPARE.value) != 2:
             raise InputError(f"--compare={','.join(_COMPARE.value)}: two files are wanted, --compare A.json B.json")

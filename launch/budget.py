@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from launch import cli
 
@@ -27,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     study = Path(cli.required(_STUDY))
     price = budget.Price(_LABEL.value, _MASK.value)
-    console = Console()
+    console = cli.console()
     console.print(budget.table(budget.weigh(study, price=price, target=_TARGET.value)))
     console.print(f"Plot and figures: {study / 'budget.png'}", soft_wrap=True)
 

@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from absl import flags
-from rich.console import Console
 
 from jaxdefect.inference import policies
 from jaxdefect.inference.choosing import Wish
@@ -91,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
         cut=functools.partial(cli.in_tiles, tile=_TILE.value, overlap=_OVERLAP.value),
         out=None if _OUT.value is None else Path(_OUT.value),
     )
-    console = Console()
+    console = cli.console()
     for result in results:
         console.print(calibration.table(result))
 

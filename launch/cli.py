@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from rich.console import Console
 
 from jaxdefect import config as config_lib
 from jaxdefect.types import InputError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # decoding processes import this file, and need no JAX
     from jaxdefect.inference.predictor import Predictor
 
 _ARCHITECTURE = "config.model.architecture"
+_TABLE_COLUMNS = 160
 _PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TUNABLES = "GLIBC_TUNABLES"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -185,6 +187,12 @@ def _reason(error: Exception) -> str:
     inner = error.args[0] if error.args else ""
     text = f"no such setting: {inner.args[0]}" if isinstance(inner, KeyError) else str(error)
     return " ".join(text.split())
+
+
+def console() -> Console:
+    """Standard output for results: as wide as a terminal; in a file or pipe tables are whole (Rich cuts at 80)."""
+    is_without_width = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_TABLE_COLUMNS if is_without_width else None)
 
 
 def config() -> config_lib.Config:

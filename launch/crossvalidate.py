@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from launch import cli
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if isinstance(content, int):
         return content
-    console = Console()
+    console = cli.console()
     console.print(crossvalidation.table(content))
     console.print(f"All figures: {workdir / 'crossvalidation.json'}", soft_wrap=True)
     return 0

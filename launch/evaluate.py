@@ -9,7 +9,6 @@ Writes metrics.json, scores.csv, plots and report.html into `DIR/evaluation/SPLI
 from collections.abc import Sequence
 
 from absl import flags
-from rich.console import Console
 
 from jaxdefect.reports.evaluation import SPLITS, metrics_table, report_directory, run_evaluation
 from launch import cli
@@ -25,7 +24,7 @@ def main(_: Sequence[str]) -> None:
     metrics = run_evaluation(
         _WORKDIR.value, part=_SPLIT.value, checkpoint=_CHECKPOINT.value, calibration=_CALIBRATION.value
     )
-    console = Console()
+    console = cli.console()
     console.print(metrics_table(metrics))
     # A path is copied as a whole: no line break in it, whatever the width of the terminal.
     console.print(f"Report: {report_directory(_WORKDIR.value, _SPLIT.value) / 'report.html'}", soft_wrap=True)

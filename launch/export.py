@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from jaxdefect.interop import checking
@@ -50,7 +49,7 @@ def main(_: Sequence[str]) -> int:
         batch=_batch(_BATCH.value),
         platforms=_PLATFORMS.value,
     )
-    Console().print(_table(result))
+    cli.console().print(_table(result))
     print(f"Compared on {result.images}.")
     if not result.graphs:
         print(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from launch import cli
 
@@ -26,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     out = Path(cli.required(_OUT))
     workdirs = [Path(workdir) for workdir in _WORKDIRS.value]
-    console = Console()
+    console = cli.console()
     console.print(next_masks.table(next_masks.rank_runs(workdirs, num_masks=_NUM_MASKS.value, out=out)))
     console.print(f"Order and split: {out / 'next_masks.csv'}, {out / 'split.json'}", soft_wrap=True)
 

@@ -79,7 +79,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
             raise InputError(f"--{name} is missing: {values[name].help}")
     out = Path(values.out)
     if values.merge:
-        Console().print(f"{records.merge(out)} images in {records.table_path(out)}", markup=False, highlight=False)
+        cli.console().print(f"{records.merge(out)} images in {records.table_path(out)}", markup=False, highlight=False)
         return 0
     return _watch(values, out) if values.watch else _predict(values, out)
 
@@ -110,7 +110,7 @@ def _predict(values: flags.FlagValues, out: Path) -> int:
             on_record=show,
         )
     table = records.table_path(out, shard).with_suffix(".csv")
-    Console().print(_table(summary, predictor=predictor, results=table))
+    cli.console().print(_table(summary, predictor=predictor, results=table))
     return 1 if summary.num_errors else 0
 
 
@@ -138,7 +138,7 @@ def _watch(values: flags.FlagValues, out: Path) -> int:
         on_record=show,
         is_stopped=_until_signal(),
     )
-    Console().print(_table(summary, predictor=predictor, results=records.table_path(out).with_suffix(".csv")))
+    cli.console().print(_table(summary, predictor=predictor, results=records.table_path(out).with_suffix(".csv")))
     return 1 if summary.num_errors else 0
 
 

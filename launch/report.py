@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from jaxdefect.reports.comparison_page import comparison_table, run_comparison
 from jaxdefect.reports.evaluation import SPLITS
@@ -25,7 +24,7 @@ def main(_: Sequence[str]) -> None:
     """Compares, prints the figures and where the page is."""
     out = Path(cli.required(_OUT))
     content = run_comparison([Path(run) for run in _RUNS.value], part=_SPLIT.value, out=out)
-    console = Console()
+    console = cli.console()
     console.print(comparison_table(content))
     console.print(f"Comparison: {out / 'comparison.html'}", soft_wrap=True)
 

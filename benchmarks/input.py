@@ -5,30 +5,38 @@
 Wants the `benchmark` extra. Both sides decode, resize to the network's size, flip at random, dilate the annotation,
 weigh pixels by their distance to the edge, and reduce both to an eighth, with the same OpenCV calls; the arrays are
 compared first. Ours is timed as `launch.train` reads (files in the first pass, then memory: `config.data.cache_mb`)
-and with no memory at all; the DataLoader with as many worker processes as there are cores, and with none.
+and with no memory at all; the DataLoader with as many worker processes as there are cores, and with none. What OpenCV
+needs for decoding and resizing alone, in as many threads as there are cores, is the limit of all that keep no images.
 """
 
+import collections
 import dataclasses
 import itertools
 import json
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from absl import app, flags
-from torch.utils.data import DataLoader, Dataset
 
 from jaxdefect.benchmark import environment
 from jaxdefect.config import AugmentConfig, DataConfig, SplitConfig
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.types import Sample, Targets
+
+try:
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+except ModuleNotFoundError:
+    sys.exit("error: torch is missing: pip install '.[benchmark]'")
 
 _ROOT = flags.DEFINE_string("root", "KolektorSDD", "Folder of KolektorSDD.")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Worker processes of the DataLoader.")
@@ -99,10 +107,11 @@ def main(argv: Sequence[str]) -> None:
         )
         return iter(pipeline.iterate(batches, start=0, num_workers=0))
 
+    # Positive and negative in turns, as ours.
+    pairs = zip(itertools.cycle(positives), itertools.cycle(negatives), strict=False)
+    order = list(itertools.islice(itertools.chain.from_iterable(pairs), passes * count))
+
     def theirs(workers: int) -> Iterator[Any]:
-        # Positive and negative in turns, as ours.
-        pairs = zip(itertools.cycle(positives), itertools.cycle(negatives), strict=False)
-        order = list(itertools.islice(itertools.chain.from_iterable(pairs), passes * count))
         dataset = Surfaces(samples, config, is_flipped=True)
         return iter(DataLoader(dataset, batch_size=1, sampler=order, num_workers=workers))
 
@@ -111,6 +120,7 @@ def main(argv: Sequence[str]) -> None:
         "jaxdefect, no memory": ours(dataclasses.replace(config, cache_mb=0)),
         f"DataLoader, {_WORKERS.value} workers": theirs(_WORKERS.value),
         "DataLoader, no workers": theirs(0),
+        "OpenCV's part alone": _decoded([samples[i] for i in order], config),
     }
     seconds = {name: [_time(lambda side=side: next(side), count)] for name, side in sides.items()}  # the first pass
     for _ in range(_REPETITIONS.value):
@@ -126,6 +136,23 @@ def main(argv: Sequence[str]) -> None:
     if _OUT.value:
         content = {"images_per_second": rates, "size": [height, width], "environment": environment.describe()}
         Path(_OUT.value).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _decoded(samples: Sequence[Sample], config: DataConfig) -> Iterator[np.ndarray]:
+    """The samples' images decoded and resized, in a thread for each core; nothing else."""
+    height, width = config.image_size
+
+    def resized(sample: Sample) -> np.ndarray:
+        image = cv2.imread(str(sample.image), cv2.IMREAD_GRAYSCALE)
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ahead = collections.deque(pool.submit(resized, sample) for sample in samples[:8])
+        for sample in samples[8:]:
+            yield ahead.popleft().result()
+            ahead.append(pool.submit(resized, sample))
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _compare(samples: Sequence[Sample], config: DataConfig) -> None:

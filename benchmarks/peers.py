@@ -16,11 +16,13 @@ loaded and started; what only checks the outputs is dropped first. On a GPU it i
 import contextlib
 import ctypes
 import dataclasses
+import importlib.util
 import itertools
 import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -180,6 +182,8 @@ def _wanted() -> dict[str, Case]:
 def main(argv: Sequence[str]) -> None:
     """Runs the cases, prints a line each, writes the JSON file; a case that fails does not stop the others."""
     del argv
+    if importlib.util.find_spec("torch") is None:
+        sys.exit("error: torch is missing: pip install '.[benchmark]'")
     wanted, device = _wanted(), _DEVICE.value
     # Read by the processes that are started below.
     os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "cuda": "cuda,cpu"}[device]

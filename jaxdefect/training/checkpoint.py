@@ -4,10 +4,11 @@ A checkpoint has two parts: "variables", what evaluation and prediction use (ave
 "training", what only a resumed training needs. Kept are the last two and the best on the validation images.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,13 @@ class Checkpoints:
         """The state saved at `step`; `template` is a fresh one of the same stage.
 
         Raises:
-          InputError: it is of another architecture.
+          InputError: it is of another architecture, or damaged.
         """
-        _check_architecture(self.manager, step, evaluation_variables(template), Path(self.manager.directory).parent)
+        with _readable(self.manager, step):
+            _check_architecture(self.manager, step, evaluation_variables(template), Path(self.manager.directory).parent)
+            return self._restore(step, template)
+
+    def _restore(self, step: int, template: TrainState) -> TrainState:
         training = {"stage_step": template.stage_step, "optimizer": template.optimizer, "balance": template.balance}
         if template.ema_params is not None:
             training["params"] = template.params
@@ -83,7 +88,11 @@ class Checkpoints:
 
 
 def open_checkpoints(workdir: Path, *, create: bool = True) -> Checkpoints:
-    """The checkpoints under a run's directory."""
+    """The checkpoints under a run's directory.
+
+    Raises:
+      InputError: the figures that one of them was judged by cannot be read.
+    """
 
     def score(metrics: Mapping[str, float]) -> float:
         return metrics[METRIC]
@@ -100,8 +109,9 @@ def open_checkpoints(workdir: Path, *, create: bool = True) -> Checkpoints:
         create=create,
     )
     handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "training")}
-    manager = ocp.CheckpointManager((workdir / _FOLDER).absolute(), options=options, item_handlers=handlers)
-    return Checkpoints(manager)
+    folder = (workdir / _FOLDER).absolute()
+    with _damage_reported(folder, "copy it again, or delete the checkpoint in it whose metrics are no JSON file"):
+        return Checkpoints(ocp.CheckpointManager(folder, options=options, item_handlers=handlers))
 
 
 def restore_variables(workdir: Path, *, config: Config, which: str | int | None = None) -> tuple[dict[str, Any], int]:
@@ -114,7 +124,7 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
         `config.training.select`.
 
     Raises:
-      InputError: no such checkpoint, or one of another architecture.
+      InputError: no such checkpoint, or one of another architecture, or a damaged one.
     """
     which = config.training.select if which is None else which
     if not (workdir / _FOLDER).is_dir():
@@ -123,9 +133,10 @@ def restore_variables(workdir: Path, *, config: Config, which: str | int | None 
     try:
         step = _find_step(checkpoints.manager, which, workdir)
         wanted = template(models.build(config.model), config)
-        _check_architecture(checkpoints.manager, step, wanted, workdir)
         parts = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(wanted)))
-        return checkpoints.manager.restore(step, args=parts)["variables"], step
+        with _readable(checkpoints.manager, step):
+            _check_architecture(checkpoints.manager, step, wanted, workdir)
+            return checkpoints.manager.restore(step, args=parts)["variables"], step
     finally:
         checkpoints.close()
 
@@ -161,9 +172,31 @@ def _find_step(manager: ocp.CheckpointManager, which: str | int, workdir: Path) 
     return int(which)
 
 
+@contextlib.contextmanager
+def _readable(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
+    """Turns what Orbax raises of a damaged checkpoint into an InputError."""
+    others = [other for other in manager.all_steps() if other != step]
+    otherwise = f"delete this folder, and step {max(others)} takes its place" if others else "train anew"
+    with _damage_reported(Path(manager.directory) / str(step), f"copy it again, or {otherwise}"):
+        yield
+
+
+@contextlib.contextmanager
+def _damage_reported(folder: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of damaged files Orbax raises anything, `Exception` itself included
+        reason = str(error).partition("\n")[0].partition(" See full")[0][:160]
+        raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {reason}); {advice}") from error
+
+
 def _check_architecture(manager: ocp.CheckpointManager, step: int, template: Any, workdir: Path) -> None:
-    metadata: Any = manager.item_metadata(step)
-    have, want = _shapes(metadata["variables"].tree), _shapes(template)
+    metadata: Any = manager.item_metadata(step)["variables"]
+    if metadata is None:
+        raise FileNotFoundError("no metadata of its variables")
+    have, want = _shapes(metadata.tree), _shapes(template)
     if have != want:
         lines = [
             f"  {path}: checkpoint {have.get(path, 'lacks it')}, config wants {want.get(path, 'none')}"

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +135,33 @@ def test_a_checkpoint_of_another_architecture_is_refused(config: Config, finishe
         checkpoint.restore_variables(finished, config=other)
     with pytest.raises(InputError, match=r"choose best, last or one of the steps \[5, 10\]"):
         checkpoint.restore_variables(finished, config=config, which="7")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax forgets what else it was reading
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("variables/_METADATA", "10"),
+        ("variables/d/*", "10"),
+        ("variables/ocdbt.process_0/d/*", "10"),
+        ("metrics/metrics", ""),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_with_the_way_out(
+    config: Config, finished: Path, tmp_path: Path, file: str, folder: str
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    for path in (workdir / "checkpoints" / "10").glob(file):
+        os.truncate(path, path.stat().st_size // 2)
+    where = re.escape(str(workdir / "checkpoints" / folder))
+    with pytest.raises(InputError, match=rf"^{where}: cannot be read .*copy it again, or delete"):
+        checkpoint.restore_variables(workdir, config=config, which="last")
+    with pytest.raises(InputError, match=rf"^{where}: cannot be read"):
+        loop.train(config, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "10")
+    _, step_before = checkpoint.restore_variables(workdir, config=config, which="last")
+    assert step_before == 5
 
 
 def test_best_is_the_checkpoint_of_the_best_validation(config: Config, finished: Path) -> None:

@@ -309,7 +309,7 @@ def _check_loss(config: Config) -> None:
 
 
 def _check_resident(config: Config) -> None:
-    """What a training set on the device cannot have: changes that resample an image."""
+    """What a training set on the device cannot have: changes that resample an image, or that a severity depends on."""
     if not config.training.scan_steps:
         return
     augment, size = config.data.augment, config.data.image_size
@@ -318,6 +318,12 @@ def _check_resident(config: Config) -> None:
     refuse(
         f"training.scan_steps = {config.training.scan_steps}",
         (is_affine, "data.augment.affine_degrees, affine_scale, affine_shift", advice),
+        (
+            config.data.target == "severity"
+            and bool(augment.rotate90 or augment.brightness or augment.contrast or augment.noise),
+            "data.target = 'severity' and data.augment.rotate90, brightness, contrast, noise, which change a severity",
+            advice,
+        ),
         (augment.rotate90 and size[0] != size[1], f"data.augment.rotate90 = True with image_size = {size}", advice),
         (
             config.ensemble.kind != "none" and config.ensemble.training == "stacked",

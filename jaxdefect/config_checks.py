@@ -28,6 +28,7 @@ _OWN_RANGES = (  # setting, smallest, largest; of a model's settings only those 
     ("data.patch_stride_px", 1, _HUGE),
     ("model.num_first_convs", 1, 10),
     ("model.num_classes", 2, _HUGE),
+    ("model.decoder_channels", 1, 4096),
     ("model.threshold", 0, 1),
     ("model.attention_reduction", 1, 64),
     ("loss.decision_weight", 0, _LARGEST),
@@ -62,7 +63,7 @@ _RANGES = _OWN_RANGES + tuple(  # the classifier has sections of the same kinds
 
 
 def check_ranges(config: Any) -> None:
-    """Checks every number of a `config.Config` by itself.
+    """Checks every number of a `config.Config`, and all those of a tuple, by itself.
 
     Raises:
       InputError: one is not a number or out of its range.
@@ -73,7 +74,7 @@ def check_ranges(config: Any) -> None:
         if section == "model" and not hasattr(settings, key):
             continue
         value = getattr(settings, key)
-        if not smallest <= value <= largest:
+        if not all(smallest <= number <= largest for number in (value if isinstance(value, tuple) else (value,))):
             raise InputError(f"config.{name} = {value!r}: must be {_wanted(smallest, largest)}")
 
 

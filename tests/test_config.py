@@ -61,6 +61,10 @@ def test_severstal_ties_epochs_and_decay_to_the_positives(num_positives: int, ep
         ({"training": {"epochs": 0}}, r"epochs = 0: must be 1 or more"),
         ({"optimizer": {"learning_rate": float("inf")}}, r"learning_rate = inf: must be above 0"),
         ({"model": {"attention_reduction": 0}}, r"attention_reduction = 0: must be between 1 and 64"),
+        (
+            {"model": {"architecture": "background_suppression", "decoder_channels": (0, 8, 8)}},
+            r"decoder_channels = \(0, 8, 8\): must be between 1 and 4096",
+        ),
         ({"data": {"augment": {"noise": -1}}}, r"data\.augment\.noise = -1"),
         ({"model": {"norm": "batch"}, "training": {"stages": "two_stage"}}, r"norm = 'batch'.*two_stage"),
         ({"model": {"architecture": "unet", "attention": True}}, r"no such setting of the architecture 'unet'"),
@@ -144,6 +148,11 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
         (REGRESSION, {"loss": {"undisputed_power": 1}}, r"undisputed_power = 1\.0.*'l2'.*set it to 0"),
         (REGRESSION, {"loss": {"positive_weight": 5}}, r"positive_weight = 5\.0.*'l2'; only 'bce' has it: set it to 1"),
         ({}, {"loss": {"segmentation": "mse", "positive_weight": 5}}, r"positive_weight = 5\.0.*'mse'"),
+        (
+            REGRESSION,
+            {"data": {"augment": {"contrast": 0.2}}, "training": {"scan_steps": 1}},
+            r"'severity' and data\.augment\..*contrast.*scan_steps = 1; switch it off, or set .*scan_steps = 0",
+        ),
         (REGRESSION, {"data": {"target": "soft"}}, r"target = 'soft'.*'regression' learns the target 'severity'"),
         (UNET, {"loss": {"balance": "linear"}}, r"balance = 'linear'.*'unet'.*balance = 'none'.*decision_weight = 0"),
         (UNET, {"loss": {"balance": "decay"}}, r"balance = 'decay'.*'unet'.*balance = 'none'.*decision_weight = 0"),

@@ -2,7 +2,8 @@
 
 For data that fits. The host sends the indices of what is drawn, the same that Grain would decode, and reads the figures
 of all steps of a call at once. Without augmentation the batches are Grain's bit for bit; augmentation draws from JAX's
-random numbers instead of NumPy's, with the same distributions.
+random numbers instead of NumPy's, with the same distributions. The config refuses what cannot be done here: to resample
+an image, and to change intensities or rows of one whose severities are the target.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -186,7 +186,6 @@ def _crops(
         image, _ = pipeline.load(scored.sample, config.data)
         crops = four_stage.training_crops(
             scored.sample,
-            image,
             scored.mask,
             scored.upsampled,
             settings=config.classifier,

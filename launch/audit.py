@@ -43,7 +43,7 @@ def _config_and_split() -> tuple[Config, Split | None]:
     """What the flags name; None where no run has a split yet."""
     has_config, workdir = "config" in flags.FLAGS, _WORKDIR.value
     if not has_config and not workdir:
-        raise InputError("--config=FILE is missing; e.g. --config=configs/quickstart.py")
+        raise InputError("--config=FILE or --workdir=RUN is missing; e.g. --config=configs/quickstart.py")
     if workdir and (not has_config or (Path(workdir) / "split.json").exists()):
         run = runs.load(workdir)
         return cli.config() if has_config else run.config, run.split
@@ -51,4 +51,4 @@ def _config_and_split() -> tuple[Config, Split | None]:
 
 
 if __name__ == "__main__":
-    cli.run(main, has_config=any(argument.lstrip("-").startswith("config") for argument in sys.argv[1:]))
+    cli.run(main, has_config=any(argument.lstrip("-").startswith(("config", "help")) for argument in sys.argv[1:]))

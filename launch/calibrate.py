@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--tile and --overlap: not with --scores_csv, whose scores are there already")
     if _JOINT.value and (_TILE.present or _OVERLAP.present):
         raise InputError("--tile and --overlap: not with --joint, which takes the members' tiles; calibrate them first")
+    cli.check_tiles(_TILE.value, _OVERLAP.value)
     given: dict[str, Any] = {flag.name: flag.value for flag in _PARAMETERS}
     results = calibration.run_calibration(
         Path(cli.required(_WORKDIR)),

@@ -7,6 +7,7 @@ stay; where they do not suit the new architecture, the error says what to overri
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import os
 import platform
@@ -142,12 +143,31 @@ def _define_config(argv: Sequence[str]) -> None:
     source, rest = _take(argv, "config")
     architecture, _ = _take(rest, _ARCHITECTURE)
     sys.argv = rest  # config_flags looks for the overrides there
+    if any(argument in ("--help", "-h", "--helpfull", "--helpshort") for argument in argv):
+        text = "FILE or FILE:ARGUMENT; --config.KEY=VALUE overrides a setting of it."
+        flags.DEFINE(flags.ArgumentParser(), "config", None, text, module_name=sys.argv[0])  # as if main defined it
+        return
     if source is None:
-        if any(argument in ("--help", "-h", "--helpfull", "--helpshort") for argument in argv):
-            return
         raise InputError("--config=FILE is missing; e.g. --config=configs/quickstart.py")
+    values = read_config(source, architecture=architecture)
+    _check_overrides(values, rest)
     with _override_errors():
-        config_flags.DEFINE_config_dict("config", read_config(source, architecture=architecture))
+        config_flags.DEFINE_config_dict("config", values)
+
+
+def _check_overrides(values: ConfigDict, argv: Sequence[str]) -> None:
+    """Raises InputError where an override names no setting, with the nearest one."""
+    for argument in argv:
+        name = argument.partition("=")[0].lstrip("-")
+        section, path = values, "config"
+        for key in name.removeprefix("config.").split(".") if name.startswith("config.") else ():
+            if not isinstance(section, ConfigDict):  # a part of a value, which ml_collections judges
+                break
+            if key not in section:
+                (nearest,) = difflib.get_close_matches(key, section, 1) or [""]
+                hint = f"did you mean {path}.{nearest}?" if nearest else f"{path} has {', '.join(sorted(section))}"
+                raise InputError(f"--{path}.{key}: no such setting; {hint}")
+            section, path = section[key], f"{path}.{key}"
 
 
 def _take(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
@@ -169,24 +189,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
             return flags.FLAGS(list(argv))
         except flags.Error as error:
             raise InputError(f"{error} (--help lists the flags)") from error
+        except SystemExit:  # after --help; absl ends with 1
+            raise SystemExit(0) from None
 
 
 @contextlib.contextmanager
 def _override_errors() -> Iterator[None]:
-    """Turns ml_collections' complaints about an override (unknown key: it names the nearest; wrong type) into ours."""
+    """Turns ml_collections' complaints about an override, as of a wrong type, into ours."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"an override of the config: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What ml_collections says; an unknown key is a KeyError in an AttributeError."""
-    inner = error.args[0] if error.args else ""
-    text = f"no such setting: {inner.args[0]}" if isinstance(inner, KeyError) else str(error)
-    return " ".join(text.split())
+        raise InputError(f"an override of the config: {' '.join(str(error).split())}") from error
 
 
 def console() -> Console:
@@ -224,6 +239,14 @@ def size(text: str, *, flag: str, otherwise: str = "") -> tuple[int, int]:
         choices = f"{otherwise} or HEIGHTxWIDTH" if otherwise else "HEIGHTxWIDTH"
         raise InputError(f"--{flag}={text}: must be {choices}, as --{flag}=1408x512")
     return int(sides[1]), int(sides[2])
+
+
+def check_tiles(tile: str | None, overlap: float | None) -> None:
+    """Raises InputError where --tile or --overlap is wrong whatever the network."""
+    if tile not in (None, "auto"):
+        size(tile, flag="tile", otherwise="auto")
+    if overlap is not None and not 0 <= overlap <= 0.9:
+        raise InputError(f"--overlap={overlap:g}: a share of a tile's side, between 0 and 0.9")
 
 
 def in_tiles(predictor: "Predictor", *, tile: str | None, overlap: float | None) -> "Predictor":

@@ -13,7 +13,7 @@ from absl import flags
 from jaxdefect.reports.evaluation import SPLITS, metrics_table, report_directory, run_evaluation
 from launch import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, as given to launch.train", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, as given to launch.train")
 _SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "the part of the run's split to evaluate")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "best, last or a step; default: what the run's config selects")
 _CALIBRATION = flags.DEFINE_string("calibration", None, "a file of launch.calibrate; default: the run's own")
@@ -21,13 +21,12 @@ _CALIBRATION = flags.DEFINE_string("calibration", None, "a file of launch.calibr
 
 def main(_: Sequence[str]) -> None:
     """Evaluates, prints the figures and where the report is."""
-    metrics = run_evaluation(
-        _WORKDIR.value, part=_SPLIT.value, checkpoint=_CHECKPOINT.value, calibration=_CALIBRATION.value
-    )
+    workdir = cli.required(_WORKDIR)
+    metrics = run_evaluation(workdir, part=_SPLIT.value, checkpoint=_CHECKPOINT.value, calibration=_CALIBRATION.value)
     console = cli.console()
     console.print(metrics_table(metrics))
     # A path is copied as a whole: no line break in it, whatever the width of the terminal.
-    console.print(f"Report: {report_directory(_WORKDIR.value, _SPLIT.value) / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {report_directory(workdir, _SPLIT.value) / 'report.html'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

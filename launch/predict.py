@@ -78,6 +78,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
         if not values[name].value:
             raise InputError(f"--{name} is missing: {values[name].help}")
     out = Path(values.out)
+    cli.check_tiles(values.tile, values.overlap)
     if values.merge:
         cli.console().print(f"{records.merge(out)} images in {records.table_path(out)}", markup=False, highlight=False)
         return 0

@@ -32,7 +32,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); make one with launch.benchmark --out={path}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read ({reason}); make one with launch.benchmark --out={path}") from error
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all({*_KEY, "times"} <= set(row) for row in rows):
         raise InputError(f"{path}: not a file of launch.benchmark; make one with launch.benchmark --out={path}")

@@ -1,4 +1,4 @@
-"""Image files: decode any gray or colour, 8 or 16 bit file to float32 in [0, 1]; sizes, resizing, probability maps."""
+"""Image files: decode any gray or colour, 8 or 16 bit file to float32 in [0, 1]; sizes, resizing."""
 
 import struct
 from pathlib import Path
@@ -133,22 +133,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     Raises:
       InputError: the file cannot be written.
     """
-    _write(path, image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-
-
-def write_probability(path: Path, probability: np.ndarray) -> None:
-    """Writes a map [H, W] in [0, 1] as a 16-bit PNG or TIFF, 65535 for 1, whole or not at all.
-
-    Raises:
-      ValueError: a value is not in [0, 1].
-      InputError: the file cannot be written.
-    """
-    if not (probability.min() >= 0 and probability.max() <= 1):  # false for NaN too
-        raise ValueError(f"probabilities in [0, 1] wanted, not [{probability.min()}, {probability.max()}]")
-    _write(path, np.round(probability * 65535.0).astype(np.uint16))
-
-
-def _write(path: Path, pixels: np.ndarray) -> None:
+    pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     is_encoded, data = cv2.imencode(path.suffix, pixels)
     if not is_encoded:
         raise InputError(f"{path}: cannot be encoded as {path.suffix}")

@@ -293,8 +293,9 @@ def _names_to_ids(samples: Sequence[Sample]) -> dict[str, list[str]]:
 def existing_path(config: SplitConfig) -> Path:
     path = Path(config.path)
     if not config.path or not path.is_file():
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise InputError(
-            f"config.split.path = {config.path!r}: no such file; config.split.kind = {config.kind!r} reads one"
+            f"config.split.path = {config.path!r}: no such file{where}; config.split.kind = {config.kind!r} reads one"
         )
     return path
 

@@ -69,7 +69,9 @@ def write(
             (incomplete / PARAMETERS_FILE).write_text(json.dumps(parameters, indent=2) + "\n")
             os.replace(incomplete, root)
     except OSError as error:
-        raise InputError(f"{root}: cannot write the synthetic data set here ({error}); choose another place") from error
+        raise InputError(
+            f"{root}: cannot write the synthetic data set here ({error.strerror}); choose another place"
+        ) from error
 
 
 def describe(**parameters: Any) -> dict[str, Any]:

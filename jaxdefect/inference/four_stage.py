@@ -137,7 +137,6 @@ class Crop:
 
 def training_crops(
     sample: Sample,
-    image: np.ndarray,
     mask: np.ndarray,
     probability: np.ndarray,
     *,
@@ -154,8 +153,7 @@ def training_crops(
 
     Args:
       sample: the image's; its classes name the defects.
-      image: [H, W, C] as the detector judged it.
-      mask: [H, W], the annotation at that size.
+      mask: [H, W], the annotation at the size of the image as the detector judged it.
       probability: [H, W], the detector's map.
       settings: of the classifier.
       threshold: of the map.

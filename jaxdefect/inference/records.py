@@ -157,9 +157,11 @@ def merge(out: Path) -> int:
       InputError: there are no shards, some are missing, they are of several counts, or of several sets of images.
     """
     paths = sorted(out.glob(f"{TABLE}-*-of-*.jsonl"))
+    if not paths:
+        raise InputError(f"{out}: no tables of shards in it; judge the images with --shard=0/n to --shard=n-1/n first")
     counts = {path.stem.rpartition("-of-")[2] for path in paths}
     if len(counts) != 1:
-        found = ", ".join(path.name for path in paths) or "none"
+        found = ", ".join(path.name for path in paths)
         raise InputError(f"{out}: the tables of one set of shards are wanted, there are: {found}; remove the others")
     shards = [Shard(index, int(*counts)) for index in range(int(*counts))]
     missing = [table_path(out, shard).name for shard in shards if not table_path(out, shard).exists()]

@@ -132,6 +132,8 @@ def findings_table(result: Audit) -> Table:
         findings = list(group)
         severity = "[red]error[/]" if findings[0].is_error else "[yellow]warning[/]"
         table.add_row(severity, TITLES[kind], str(len(findings)), escape(findings[0].text))
+    if not result.findings:
+        table.add_row("[green]clean[/]", "nothing found", "0", "")
     return table
 
 

@@ -76,8 +76,10 @@ def read(study: Path, price: Price) -> list[Mix]:
     path = study / "results.json"
     try:
         settings = json.loads(path.read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--study={study}: no results.json of a study in it ({error}); see launch.ablate") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); launch.ablate writes one") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not of a study ({type(error).__name__}: {error}); see launch.ablate") from error
     mixes = []
     for setting in settings:
         own = sorted(setting["runs"], key=lambda run: (run["fold"] or 0, run["seed"]))

@@ -53,7 +53,10 @@ def rank_runs(workdirs: Sequence[Path], *, num_masks: int, out: Path) -> list[Ca
     """
     if not workdirs:
         raise InputError("--workdirs: at least one trained run is wanted, as --workdirs=runs/seed_0,runs/seed_1")
-    split = _common_split([runs.load(workdir) for workdir in workdirs])
+    try:
+        split = _common_split([runs.load(workdir) for workdir in workdirs])
+    except InputError as error:
+        raise InputError(f"--workdirs: {str(error).removeprefix('--workdir=')}") from error
     predictors = [Predictor.load(workdir, is_calibrating=True) for workdir in workdirs]
     by_id = {sample.id: sample for sample in readers.read(predictors[0].config.data)}
     masked = set(split.masked)

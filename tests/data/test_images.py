@@ -118,17 +118,6 @@ def test_resizing_keeps_the_axes_and_averages_when_shrinking(shape):
     assert images.resize_image(image, 2 * HEIGHT, WIDTH).shape == (2 * HEIGHT, WIDTH, *shape[2:])
 
 
-def test_probability_maps_survive_the_file_to_16_bits(tmp_path):
-    probability = np.random.default_rng(2).random((HEIGHT, WIDTH), dtype=np.float32)
-    images.write_probability(tmp_path / "map.png", probability)
-    read = images.read_image(tmp_path / "map.png", num_channels=1)[..., 0]
-    np.testing.assert_allclose(read, probability, atol=0.51 / 65535)
-    with pytest.raises(ValueError, match="probabilities in"):
-        images.write_probability(tmp_path / "map.png", np.full((2, 2), np.nan))
-    with pytest.raises(InputError, match="nowhere"):
-        images.write_probability(tmp_path / "nowhere" / "map.png", probability)
-
-
 def test_written_images_are_rgb_and_whole(tmp_path, rgb):
     pixels = (rgb * 255).astype(np.uint8)
     images.write_image(tmp_path / "overlay.png", pixels)

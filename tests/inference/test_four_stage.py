@@ -33,7 +33,6 @@ def crops_of(sample: Sample) -> list[four_stage.Crop]:
     probability[16:24, 56:64] = 1
     return four_stage.training_crops(
         sample,
-        np.zeros((48, 80, 1), np.float32),
         mask,
         probability,
         settings=SETTINGS,

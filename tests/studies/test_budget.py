@@ -34,7 +34,7 @@ def test_a_target_that_nothing_reaches():
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"no results\.json"):
+    with pytest.raises(InputError, match=r"results\.json: cannot be read \(No such file"):
         budget.weigh(tmp_path, price=budget.Price(0.1, 3.0), target=0.98)
     with pytest.raises(InputError, match="--target=98"):
         budget.weigh(tmp_path, price=budget.Price(0.1, 3.0), target=98)

@@ -5,8 +5,9 @@
 Wants the `benchmark` extra. Both sides decode, resize to the network's size, flip at random, dilate the annotation,
 weigh pixels by their distance to the edge, and reduce both to an eighth, with the same OpenCV calls; the arrays are
 compared first. Ours is timed as `launch.train` reads (files in the first pass, then memory: `config.data.cache_mb`)
-and with no memory at all; the DataLoader with as many worker processes as there are cores, and with none. What OpenCV
-needs for decoding and resizing alone, in as many threads as there are cores, is the limit of all that keep no images.
+and with no memory at all; the DataLoader with as many worker processes as there are cores, and with none; all with
+glibc's settings that our launchers start with. What OpenCV needs for decoding and resizing alone, in as many threads as
+there are cores, is the limit of all that keep no images.
 """
 
 import collections
@@ -25,12 +26,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from jaxdefect.benchmark import environment
 from jaxdefect.config import AugmentConfig, DataConfig, SplitConfig
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.types import Sample, Targets
+from launch import cli
 
 try:
     import torch
@@ -177,4 +179,4 @@ def _time(call: Callable[[], Any], count: int) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

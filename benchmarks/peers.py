@@ -109,7 +109,7 @@ def compare(case: Case, *, device: str) -> dict[str, Any]:
       RuntimeError: the outputs, or what a training's first step makes of them, differ by more than `_TOLERANCE`.
       EOFError: a side's process has failed; what it printed says why.
     """
-    tunables = cli.HUGE_PAGES if case.is_training else f"{cli.HUGE_PAGES}:{cli.KEPT_MEMORY}"
+    tunables = cli.memory_settings(has_huge_pages=True, keeps_memory=not case.is_training)
     if _MEMORY_SETTINGS.value:
         os.environ["GLIBC_TUNABLES"] = tunables  # which the processes started now read
     settings = ["eager", "channels_last"] + (["compile", "compile_channels_last"] if _COMPILE.value else [])

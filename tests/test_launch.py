@@ -16,6 +16,7 @@ from launching import ROOT
 
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.tiles import make_tiling
+from launch import cli
 
 
 def launch(verb: str, *arguments: str, code: int = 0) -> str:
@@ -197,12 +198,15 @@ def test_a_launcher_starts_once_more_for_its_memory_unless_told_otherwise(tmp_pa
         "cli.run(lambda argv: print(os.environ.get('GLIBC_TUNABLES')), keeps_memory='--watch' in sys.argv)\n"
     )
     pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    huge = ["glibc.malloc.hugetlb=1"] * (pages.exists() and "[madvise]" in pages.read_text())
-    kept = [f"glibc.malloc.{name}" for name in ("arena_max=1", f"mmap_threshold={2**40}", f"trim_threshold={2**40}")]
+    has_huge_pages = pages.exists() and "[madvise]" in pages.read_text()
+    settings = cli.memory_settings(has_huge_pages=has_huge_pages, keeps_memory=False)
+    kept = cli.memory_settings(has_huge_pages=has_huge_pages, keeps_memory=True)
+    assert ("glibc.malloc.hugetlb=1" in settings.split(":")) == has_huge_pages
+    assert f"glibc.malloc.trim_threshold={2**40}" in kept.split(":")
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     for own, arguments, expected in (
-        ({}, [], ["start", "start", ":".join(huge)] if huge else ["start", "None"]),
-        ({}, ["--watch"], ["start", "start", ":".join([*huge, *kept])]),
+        ({}, [], ["start", "start", settings] if settings else ["start", "None"]),
+        ({}, ["--watch"], ["start", "start", kept]),
         ({"GLIBC_TUNABLES": ""}, ["--watch"], ["start", ""]),
     ):
         found = environment | {"PYTHONPATH": str(ROOT)} | own

@@ -5,6 +5,7 @@ which. Everything here takes both.
 """
 
 import dataclasses
+import math
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -61,7 +62,7 @@ def _read_mask_file(file: MaskFile) -> np.ndarray:
     pixels = images.decode(file.path, flags=cv2.IMREAD_UNCHANGED)
     # A fourth channel is alpha.
     is_defect = pixels > file.above if pixels.ndim == 2 else (pixels[..., :3] > file.above).any(axis=-1)
-    return np.asarray(is_defect, np.uint8)
+    return np.asarray(is_defect).view(np.uint8)
 
 
 def _read_segmentation(path: Path) -> np.ndarray:
@@ -260,11 +261,27 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
         return mask
     if not mask.any():
         return np.zeros((height, width), mask.dtype)
-    is_smaller = height < mask.shape[0] or width < mask.shape[1]
-    covered = cv2.resize(
-        mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
-    )
+    if height <= mask.shape[0] and width <= mask.shape[1]:
+        covered = _shrink(mask, height, width)
+    else:
+        is_smaller = height < mask.shape[0] or width < mask.shape[1]
+        way = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+        covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=way)
     if mask.dtype != np.uint8:
         return np.clip(covered, 0.0, 1.0)
     resized = (covered >= 0.5).astype(np.uint8)
     return resized if resized.any() else (covered > 0).astype(np.uint8)
+
+
+def _shrink(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The share of each pixel's area that is defect, [height, width] float32. Computes only near the defects."""
+    left, top, columns, rows = cv2.boundingRect((mask != 0).view(np.uint8))
+    # First along the rows that hold a defect, then along the columns that are left: as OpenCV does it, all at once.
+    strip = cv2.resize(mask[top : top + rows].astype(np.float32), (width, rows), interpolation=cv2.INTER_AREA)
+    scale = width / mask.shape[1]
+    box = np.s_[:, int(left * scale) : math.ceil((left + columns) * scale) + 1]
+    padded = np.zeros((mask.shape[0], strip[box].shape[1]), np.float32)
+    padded[top : top + rows] = strip[box]
+    covered = np.zeros((height, width), np.float32)
+    covered[box] = cv2.resize(padded, (padded.shape[1], height), interpolation=cv2.INTER_AREA)
+    return covered

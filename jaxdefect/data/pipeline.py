@@ -19,6 +19,7 @@ from jaxdefect.data import annotation, augment, images, patches, severity
 from jaxdefect.types import Batch, InputError, Sample, Split, Targets
 
 Batches = grain.MapDataset  # of batches
+_READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
 
 
 def steps_per_epoch(samples: Sequence[Sample], *, batch_size: int) -> int:
@@ -203,7 +204,7 @@ def resident_elements(
     element = TrainingElement(plain, targets)
     stream = grain.MapDataset.source(list(samples)).seed(0).random_map(element)
     elements: dict[str, np.ndarray] = {}
-    for i, row in enumerate(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))):
+    for i, row in enumerate(stream.to_iter_dataset(_READING)):
         for name, value in row.items():
             if name == "id":
                 continue
@@ -219,7 +220,7 @@ def iterate(batches: grain.MapDataset, *, start: int, num_workers: int) -> Itera
         return iter(())
     rest = batches[start:]
     if num_workers == 0:
-        return iter(rest.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
+        return iter(rest.to_iter_dataset(_READING))
     if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags, which only launchers parse
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
@@ -331,7 +332,7 @@ def evaluation_batches(
     """Each sample once, in order, without augmentation; the last batch may be smaller."""
     element = TrainingElement(_as_it_is(config), targets)
     stream = grain.MapDataset.source(list(samples)).seed(0).random_map(element).batch(batch_size)
-    return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)))
+    return iter(stream.to_iter_dataset(_READING))
 
 
 def _as_it_is(config: DataConfig) -> DataConfig:

@@ -143,6 +143,10 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 for x, row in zip(amounts, own, strict=True):
                     if "failure" in row:
                         axes[line, column].axvline(x, color="red", linestyle=":")
+        if unit != "megapixels":
+            for line in axes[:, column]:
+                line.set_xticks(_COUNTS, map(str, _COUNTS))
+                line.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes[0, column].legend()
     figure.savefig(path, dpi=80)
 

@@ -166,9 +166,9 @@ def _define_config(argv: Sequence[str]) -> None:
 def _check_overrides(values: ConfigDict, argv: Sequence[str]) -> None:
     """Raises InputError where an override names no setting, with the nearest one."""
     for argument in argv:
-        name = argument.partition("=")[0].lstrip("-")
+        flag, *keys = argument.partition("=")[0].split(".")
         section, path = values, "config"
-        for key in name.removeprefix("config.").split(".") if name.startswith("config.") else ():
+        for key in keys if flag in ("--config", "-config") else ():
             if not isinstance(section, ConfigDict):  # a part of a value, which ml_collections judges
                 break
             if key not in section:

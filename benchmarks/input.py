@@ -60,7 +60,7 @@ class Surfaces(Dataset):
         sample, (height, width) = self.samples[index], self.config.image_size
         image = cv2.imread(str(sample.image), cv2.IMREAD_GRAYSCALE)
         mask = np.zeros(image.shape, np.uint8)
-        if isinstance(sample.mask, Path):
+        if sample.label and isinstance(sample.mask, Path):
             mask = (cv2.imread(str(sample.mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
         image = cv2.resize(image.astype(np.float32) / 255, (width, height), interpolation=cv2.INTER_AREA)
         mask = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)

@@ -295,7 +295,10 @@ def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     Of the sample's window where it has one; at the network's input size, unless images keep their size.
     """
     image = images.read_image(sample.image, num_channels=config.num_channels)
-    mask = annotation.load_mask(sample, height=image.shape[0], width=image.shape[1])
+    if sample.label == 0 and sample.window is None:
+        mask = np.zeros(image.shape[:2], np.uint8)  # `checks.check_samples` has read a good image's mask, it is empty
+    else:
+        mask = annotation.load_mask(sample, height=image.shape[0], width=image.shape[1])
     if sample.window is not None:
         image, mask = patches.cut(image, sample.window), patches.cut(mask, sample.window)
     if config.fit == "patches":

@@ -74,7 +74,8 @@ def check_ranges(config: Any) -> None:
         if section == "model" and not hasattr(settings, key):
             continue
         value = getattr(settings, key)
-        if not all(smallest <= number <= largest for number in (value if isinstance(value, tuple) else (value,))):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(smallest <= number <= largest for number in numbers):
             raise InputError(f"config.{name} = {value!r}: must be {_wanted(smallest, largest)}")
 
 

@@ -63,7 +63,9 @@ _SEED = flags.DEFINE_integer("seed", None, "Seed of --scores_csv to use, where t
 _JOINT = flags.DEFINE_bool("joint", False, "Of an ensemble: calibrate the joined score instead of the members.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "best, last or a step; default: what the run's config selects.")
 _TILE = flags.DEFINE_string("tile", None, "auto, or HEIGHTxWIDTH in pixels: judge in overlapping tiles.")
-_OVERLAP = flags.DEFINE_float("overlap", None, "Share of a tile's side that neighbours have in common.")
+_OVERLAP = flags.DEFINE_float(
+    "overlap", None, "Share of a tile's side that neighbours have in common.", lower_bound=0.0, upper_bound=0.9
+)
 _OUT = flags.DEFINE_string("out", None, "File to write; default: calibration.json in the run's directory.")
 
 
@@ -78,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--tile and --overlap: not with --scores_csv, whose scores are there already")
     if _JOINT.value and (_TILE.present or _OVERLAP.present):
         raise InputError("--tile and --overlap: not with --joint, which takes the members' tiles; calibrate them first")
-    cli.check_tiles(_TILE.value, _OVERLAP.value)
+    cli.tile_size(_TILE.value)  # refused before the run is loaded
     given: dict[str, Any] = {flag.name: flag.value for flag in _PARAMETERS}
     results = calibration.run_calibration(
         Path(cli.required(_WORKDIR)),

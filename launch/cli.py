@@ -249,12 +249,9 @@ def size(text: str, *, flag: str, otherwise: str = "") -> tuple[int, int]:
     return int(sides[1]), int(sides[2])
 
 
-def check_tiles(tile: str | None, overlap: float | None) -> None:
-    """Raises InputError where --tile or --overlap is wrong whatever the network."""
-    if tile not in (None, "auto"):
-        size(tile, flag="tile", otherwise="auto")
-    if overlap is not None and not 0 <= overlap <= 0.9:
-        raise InputError(f"--overlap={overlap:g}: a share of a tile's side, between 0 and 0.9")
+def tile_size(tile: str | None) -> tuple[int, int] | None:
+    """Height and width from the value of --tile; None where it is not given, or auto."""
+    return None if tile in (None, "auto") else size(tile, flag="tile", otherwise="auto")
 
 
 def in_tiles(predictor: "Predictor", *, tile: str | None, overlap: float | None) -> "Predictor":
@@ -263,8 +260,7 @@ def in_tiles(predictor: "Predictor", *, tile: str | None, overlap: float | None)
         return predictor
     if tile is None and predictor.config.data.fit != "patches":
         raise InputError("--overlap: of tiles; add --tile=auto or --tile=HEIGHTxWIDTH")
-    wanted = None if tile in (None, "auto") else size(tile, flag="tile", otherwise="auto")
-    return predictor.in_tiles(wanted, overlap=overlap)
+    return predictor.in_tiles(tile_size(tile), overlap=overlap)
 
 
 def read_config(source: str, *, architecture: str | None = None) -> ConfigDict:

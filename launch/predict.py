@@ -55,7 +55,14 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "tile", None, "auto, or HEIGHTxWIDTH in pixels: judge in overlapping tiles.", flag_values=values
     )
-    flags.DEFINE_float("overlap", None, "Share of a tile's side that neighbours have in common.", flag_values=values)
+    flags.DEFINE_float(
+        "overlap",
+        None,
+        "Share of a tile's side that neighbours have in common.",
+        lower_bound=0.0,
+        upper_bound=0.9,
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "min_area_px",
         None,
@@ -78,7 +85,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
         if not values[name].value:
             raise InputError(f"--{name} is missing: {values[name].help}")
     out = Path(values.out)
-    cli.check_tiles(values.tile, values.overlap)
+    cli.tile_size(values.tile)  # refused before the run is loaded
     if values.merge:
         cli.console().print(f"{records.merge(out)} images in {records.table_path(out)}", markup=False, highlight=False)
         return 0

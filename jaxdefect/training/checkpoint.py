@@ -110,7 +110,7 @@ def open_checkpoints(workdir: Path, *, create: bool = True) -> Checkpoints:
     )
     handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "training")}
     folder = (workdir / _FOLDER).absolute()
-    with _damage_reported(folder, "copy it again, or delete the checkpoint in it whose metrics are no JSON file"):
+    with _damage_reported(folder, "copy it again, or move the checkpoint in it away whose metrics are no JSON file"):
         return Checkpoints(ocp.CheckpointManager(folder, options=options, item_handlers=handlers))
 
 
@@ -176,7 +176,7 @@ def _find_step(manager: ocp.CheckpointManager, which: str | int, workdir: Path) 
 def _readable(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
     """Turns what Orbax raises of a damaged checkpoint into an InputError."""
     others = [other for other in manager.all_steps() if other != step]
-    otherwise = f"delete this folder, and step {max(others)} takes its place" if others else "train anew"
+    otherwise = f"move this folder away, and step {max(others)} takes its place" if others else "train anew"
     with _damage_reported(Path(manager.directory) / str(step), f"copy it again, or {otherwise}"):
         yield
 
@@ -185,7 +185,7 @@ def _readable(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
 def _damage_reported(folder: Path, advice: str) -> Iterator[None]:
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError, jax.errors.JaxRuntimeError):  # the last when a device's memory ends
         raise
     except Exception as error:  # of damaged files Orbax raises anything, `Exception` itself included
         reason = str(error).partition("\n")[0].partition(" See full")[0][:160]

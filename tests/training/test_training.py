@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(
     for path in (workdir / "checkpoints" / "10").glob(file):
         os.truncate(path, path.stat().st_size // 2)
     where = re.escape(str(workdir / "checkpoints" / folder))
-    with pytest.raises(InputError, match=rf"^{where}: cannot be read .*copy it again, or delete"):
+    with pytest.raises(InputError, match=rf"^{where}: cannot be read .*copy it again, or move "):
         checkpoint.restore_variables(workdir, config=config, which="last")
     with pytest.raises(InputError, match=rf"^{where}: cannot be read"):
         loop.train(config, workdir)

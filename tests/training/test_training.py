@@ -1,6 +1,7 @@
 """A whole small training: exact resume, stages, refusals, and the same numbers on two devices."""
 
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -137,6 +138,14 @@ def test_a_checkpoint_of_another_architecture_is_refused(config: Config, finishe
         checkpoint.restore_variables(finished, config=config, which="7")
 
 
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """What the test leaves is collected with it, and not in one whose warnings are errors."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("collected")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax forgets what else it was reading
 @pytest.mark.parametrize(
     ("file", "folder"),

@@ -9,11 +9,9 @@ weights and images.
 """
 
 import dataclasses
-import math
 import os
-import re
 import unittest.mock
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +19,7 @@ from absl import app, flags
 from jax.experimental import topologies
 
 from benchmarks import sides
-from jaxdefect.benchmark import modes
+from jaxdefect.benchmark import modes, programs
 from jaxdefect.models import hoisting
 
 _CASES = flags.DEFINE_list("cases", None, "Cases to compile; all by default.")
@@ -42,8 +40,6 @@ gpu_device_info {
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 7 } runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-_ITEM_BYTES = {"f32": 4, "bf16": 2, "pred": 1, "u8": 1, "s32": 4, "u32": 4}
-_STARTED = ("fusion", "custom-call", "copy", "transpose", "reduce", "reduce-window", "convert")
 
 
 def compile_case(case: sides.Case, device: Any, *, is_hoisting: bool) -> Any:
@@ -64,27 +60,8 @@ def compile_case(case: sides.Case, device: Any, *, is_hoisting: bool) -> Any:
         return function.lower(shapes(weights), shapes(batch["image"])).compile()
 
 
-def _started(text: str) -> Iterator[tuple[str, int]]:
-    """Of every program that a call starts its line, and the bytes that it reads and writes."""
-    sizes: dict[str, int] = {}
-    for line in text[text.index("\nENTRY") :].splitlines():
-        found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)", line)
-        if found is None:
-            continue
-        name, shape, operation, arguments = found.groups()
-        sizes[name] = _bytes_of(shape)
-        if operation in _STARTED:
-            read = sum(sizes.get(argument.strip().lstrip("%"), 0) for argument in arguments.split(","))
-            yield line, sizes[name] + read
-
-
-def _bytes_of(text: str) -> int:
-    arrays = re.findall(r"(\w+)\[([\d,]*)\]", text)
-    return sum(_ITEM_BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(",")))) for kind, shape in arrays)
-
-
 def _line(name: str, program: Any) -> str:
-    started = list(_started(program.as_text()))
+    started = list(programs.started(program.as_text()))
     plan = program.memory_analysis()
     return (
         f"{name}: {len(started)} programs, {sum('cudnn' in line for line, _ in started)} of them convolutions,"

@@ -7,8 +7,9 @@ Wants the `benchmark` extra. Each case runs our compiled function and PyTorch in
 channels-last; with `--compile`, compiled, on a GPU also as CUDA graphs) alternately; the ratio of the medians is the
 result. Each of them has a process of its own, idle while another is timed: in one process their thread pools and
 allocators disturb each other. A turn begins with a call that is not timed, as a virtual machine takes the memory of
-an idle process away. All processes, PyTorch's too, get glibc's settings that our launchers start with (`launch.cli`),
-in inference those of `launch.predict --watch`; not with `--nomemory_settings`.
+an idle process away; on a GPU it is the median of twenty calls, after a third of a second of others. All processes,
+PyTorch's too, get glibc's settings that our launchers start with (`launch.cli`), in inference those of
+`launch.predict --watch`; not with `--nomemory_settings`.
 The peak on a CPU is what resident memory grows to above what it was before the model was made, with either library
 loaded and started; what only checks the outputs is dropped first. On a GPU it is what a call holds, weights included.
 """
@@ -24,7 +25,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ _MEMORY_SETTINGS = flags.DEFINE_bool("memory_settings", True, "Give all processe
 # The largest difference of two sides that compute the same, of the largest output.
 # Both sides round to seven bits in bfloat16, and fourteen norms magnify it.
 _TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 0.3}
+_WARM_S, _CALLS_OF_A_TURN = 0.3, 20  # on a GPU
 _STEP_TOLERANCE = 50  # times that, for what a step changes in the outputs, which is a small part of them
 
 
@@ -64,6 +66,8 @@ def _serve(connection: Connection, case: Case, setting: str, device: str) -> Non
     else:
         import torch  # noqa: F401
 
+        jax.config.update("jax_platforms", "cpu")  # it makes the weights; the GPU is PyTorch's
+
     before = measure.resident_bytes("VmRSS")
     side = sides.ours(case) if setting == "jaxdefect" else sides.pytorchs(case, setting=setting, device=device)
     connection.send(side.outputs())
@@ -72,12 +76,18 @@ def _serve(connection: Connection, case: Case, setting: str, device: str) -> Non
     ctypes.CDLL(None).malloc_trim(0)
     measure.forget_peak()
     while _is_wanted(connection):
-        side.call()
-        start = time.perf_counter()
-        side.call()
-        connection.send(time.perf_counter() - start)
+        connection.send(_turn(side.call, is_on_cpu=device == "cpu"))
     is_on_cpu = device == "cpu"
     connection.send(measure.resident_bytes("VmHWM") - before if is_on_cpu else side.device_bytes())
+
+
+def _turn(call: Callable[[], Any], *, is_on_cpu: bool) -> float:
+    """Seconds of the second call; on a GPU, whose clock falls while others have their turn, the median of many."""
+    start = time.perf_counter()
+    call()
+    while not is_on_cpu and time.perf_counter() - start < _WARM_S:
+        call()
+    return measure.time_calls(call, repetitions=1 if is_on_cpu else _CALLS_OF_A_TURN, warmup=0).median
 
 
 def _is_wanted(connection: Connection) -> bool:

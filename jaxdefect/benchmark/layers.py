@@ -88,7 +88,7 @@ def _time(call: _Call, variables: Mapping[str, Any], *, is_training: bool, repet
     rng = np.random.default_rng(0)
     leaves, structure = jax.tree.flatten(call.inputs)
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
-    arrays = [jnp.asarray(rng.random(leaves[i].shape), leaves[i].dtype) for i in where]
+    arrays = [jnp.asarray(rng.random(leaves[i].shape, np.float32), leaves[i].dtype) for i in where]
 
     def forward(own: Any, arrays: Any) -> Any:
         values = dict(enumerate(leaves)) | dict(zip(where, arrays, strict=True))
@@ -103,7 +103,8 @@ def _time(call: _Call, variables: Mapping[str, Any], *, is_training: bool, repet
         return pull_back(output)
 
     program, _, cost = measure.compile_program(jax.jit(both if is_training else forward), own, arrays)
-    times, cost = measure.time_calls(lambda: program(own, arrays), repetitions=repetitions), cost.repeated(num_parts)
+    times = measure.time_calls(lambda: program(own, arrays), repetitions=repetitions, is_short=True)
+    cost = cost.repeated(num_parts)
     return Layer("/".join(call.path), arrays[0].shape, call.output_shape, num_parts * times.median, cost.flops)
 
 

@@ -8,11 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxlib._jax import hlo_module_cost_analysis
 
+from jaxdefect.benchmark import programs
 from jaxdefect.model_config import Dtype
 from jaxdefect.models import precision
 
 _COPY_BYTES = 2**28  # beyond every cache
+_IN_FLIGHT = 20  # of short calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +66,26 @@ class Ceilings:
     bytes_per_second: float
 
 
-def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1) -> Times:
-    """Calls, waiting for every result, `warmup` times without looking at the clock and then `repetitions` times."""
+def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1, is_short: bool = False) -> Times:
+    """Calls, waiting for every result, `warmup` times without looking at the clock and then `repetitions` times.
+
+    Args:
+      call: returns arrays.
+      repetitions: timed ones.
+      warmup: others, before.
+      is_short: a repetition is the mean of many calls on an accelerator, of which only the last is waited for; starting
+        one and waiting takes about as long as a layer.
+    """
+    in_flight = _IN_FLIGHT if is_short and jax.default_backend() != "cpu" else 1
     for _ in range(warmup):
         jax.block_until_ready(call())
     seconds = []
     for _ in range(repetitions):
         start = time.perf_counter()
+        for _ in range(in_flight - 1):
+            call()
         jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start) / in_flight)
     return Times.of(seconds)
 
 
@@ -80,8 +94,8 @@ def compile_program(
 ) -> tuple[Callable[..., Any], float, Cost]:
     """Compiles a jitted function for arguments: the program, the seconds that took, and its cost.
 
-    On a CPU the operations are those of the formulas that accelerators get: the ways of a CPU take fewer for
-    convolutions, and XLA counts what is in their loops once only.
+    The operations are those of the formulas that accelerators get: the ways of a CPU take fewer for convolutions, and
+    XLA counts what is in their loops once only, and on a GPU nothing of what cuDNN computes.
 
     Args:
       function: jitted.
@@ -93,16 +107,28 @@ def compile_program(
     traced = function.trace(*arguments)
     compiled = traced.lower().compile()
     seconds, cost = time.perf_counter() - start, cost_of(compiled).repeated(num_devices)
-    if jax.default_backend() == "cpu":
-        whole = (counted or traced).lower(lowering_platforms=("cuda",)).cost_analysis()  # before devices part it
-        cost = dataclasses.replace(cost, flops=whole.get("flops"))
-    return compiled, seconds, cost
+    whole = (counted or traced).lower(lowering_platforms=("cuda",))  # before devices part it
+    return compiled, seconds, dataclasses.replace(cost, flops=_operations(whole))
+
+
+def _operations(lowered: Any) -> float | None:
+    """Of a program that is not compiled, as XLA counts; None where JAX_PLATFORMS leaves out the CPU, which counts."""
+    try:
+        client = jax.local_devices(backend="cpu")[0].client
+    except RuntimeError:
+        return None
+    # What `Lowered.cost_analysis` does, but for GPUs, which it refuses.
+    return hlo_module_cost_analysis(client, lowered.compiler_ir("hlo").as_hlo_module()).get("flops")
 
 
 def cost_of(compiled: Any) -> Cost:
-    """The cost of a compiled program."""
+    """The cost of a compiled program. Of a GPU's XLA does not know what cuDNN reads and writes: its bytes are those of
+    all that it starts.
+    """
     counted: Any = compiled.cost_analysis() or {}
-    counted = counted[0] if isinstance(counted, list) else counted
+    counted = dict(counted[0] if isinstance(counted, list) else counted)
+    if jax.default_backend() != "cpu":
+        counted["bytes accessed"] = float(sum(count for _, count in programs.started(compiled.as_text())))
     memory = compiled.memory_analysis()
     sizes = {name: getattr(memory, f"{name}_size_in_bytes", None) for name in ("argument", "output", "temp")}
     return Cost(
@@ -127,13 +153,16 @@ def ceilings(dtype: Dtype, *, num_devices: int = 1) -> Ceilings:
         with precision.products(dtype):
             return jnp.matmul(left, right)
 
+    def fastest(call: Callable[[], jax.Array]) -> float:
+        return time_calls(call, repetitions=5, is_short=True).fastest
+
     array = jnp.zeros(_COPY_BYTES // 4, jnp.float32)
     copy = jax.jit(lambda x: x + 1.0)
     count = 1 if jax.default_backend() == "cpu" else num_devices
     return Ceilings(
         dtype=dtype,
-        flops_per_second=count * 2 * side**3 / time_calls(lambda: product(left, right), repetitions=5).fastest,
-        bytes_per_second=count * 2 * _COPY_BYTES / time_calls(lambda: copy(array), repetitions=5).fastest,
+        flops_per_second=count * 2 * side**3 / fastest(lambda: product(left, right)),
+        bytes_per_second=count * 2 * _COPY_BYTES / fastest(lambda: copy(array)),
     )
 
 

@@ -23,7 +23,7 @@ from jaxdefect.training import resident, state, step
 from jaxdefect.types import InputError, Sample, Targets
 
 DTYPES: tuple[Dtype, ...] = typing.get_args(Dtype)
-_THREADS_AHEAD, _WORKER_AHEAD = 8, 4  # batches that `pipeline.iterate` reads ahead, and each of its workers
+_THREADS_AHEAD, _WORKER_AHEAD = pipeline.THREADS_AHEAD, 4  # batches that `pipeline.iterate` reads ahead, each worker's
 
 
 @dataclasses.dataclass(frozen=True)

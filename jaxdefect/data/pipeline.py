@@ -6,6 +6,7 @@ resume at step k is therefore to start reading at k, whatever the number of work
 
 import dataclasses
 import math
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +20,10 @@ from jaxdefect.data import annotation, augment, images, patches, severity
 from jaxdefect.types import Batch, InputError, Sample, Split, Targets
 
 Batches = grain.MapDataset  # of batches
-_READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+# Most of the reading is OpenCV's, which lets go of Python's lock; more than cores gain nothing on few of them.
+_NUM_THREADS = min(max(4, len(os.sched_getaffinity(0))), 16)
+THREADS_AHEAD = 2 * _NUM_THREADS  # batches that are read before they are needed
+_READING = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=THREADS_AHEAD)
 
 
 def steps_per_epoch(samples: Sequence[Sample], *, batch_size: int) -> int:

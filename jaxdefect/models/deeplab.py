@@ -157,7 +157,8 @@ class ImagePooling(nn.Module):
             scale = self.param("scale", nn.initializers.ones, (256,))
             bias = self.param("bias", nn.initializers.zeros, (256,))
             pooled = pooled * scale.astype(dtype) + bias.astype(dtype)
-        return jnp.broadcast_to(nn.relu(pooled), (*x.shape[:3], 256))
+        pooled = nn.relu(pooled).astype(jnp.float32)  # so that the gradient is summed over all pixels in float32
+        return jnp.broadcast_to(pooled, (*x.shape[:3], 256)).astype(dtype)
 
 
 class DeepLabSegmentation(nn.Module):

@@ -1,6 +1,7 @@
 """Blocks that the architectures share: convolutions, norms, squeeze-and-excitation."""
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -44,6 +45,24 @@ def _max_pool_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
 
 
 _max_pool_even.defvjp(lambda x: (_max_pool_even(x), x), _max_pool_backward)
+
+
+@jax.custom_vjp
+def global_max(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, C]; the gradient goes to the first maximum.
+
+    The derived one compares with a maximum that XLA may round otherwise, finds none, and divides 0 by 0.
+    """
+    return jnp.max(x, axis=(1, 2))
+
+
+def _global_max_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    places = x.reshape(x.shape[0], -1, x.shape[-1])
+    is_first = jnp.arange(places.shape[1])[:, None] == jnp.argmax(places, axis=1, keepdims=True)
+    return (jnp.where(is_first, gradient[:, None], 0).reshape(x.shape),)
+
+
+global_max.defvjp(lambda x: (global_max(x), x), _global_max_backward)
 
 
 def score_logit(probability: jax.Array, kind: Literal["mean", "max"], *, logit: jax.Array | None = None) -> jax.Array:
@@ -168,6 +187,14 @@ def normalize(x: jax.Array, *, norm: Norm, train: bool, name: str = "norm") -> j
     return FeatureNorm(norm == "feature_official", name=name)(x)
 
 
+def over_pixels(operation: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, value: jax.Array) -> jax.Array:
+    """A value that many pixels share with each of them: x [B, H, W, C], value broadcast to it -> x's shape and type.
+
+    In float32, as the value's gradient is a sum over all pixels: in bfloat16 that stops at 256 times one of its terms.
+    """
+    return operation(x.astype(jnp.float32), value.astype(jnp.float32)).astype(x.dtype)
+
+
 class SqueezeExcitation(nn.Module):
     """Channel attention (Hu 2018): x * sigmoid(W2 relu(W1 mean(x))), both layers with bias."""
 
@@ -180,7 +207,7 @@ class SqueezeExcitation(nn.Module):
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         hidden = nn.relu(nn.Dense(channels // self.reduction, dtype=self.dtype, name="squeeze")(pooled))
         gate = nn.sigmoid(nn.Dense(channels, dtype=self.dtype, name="excite")(hidden))
-        return x * gate[:, None, None, :]
+        return over_pixels(jnp.multiply, x, gate[:, None, None, :])
 
 
 class Conv(nn.Module):
@@ -197,7 +224,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features))
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            x += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            x = over_pixels(jnp.add, x, self.param("bias", nn.initializers.zeros, (self.features,)))
         return x
 
 

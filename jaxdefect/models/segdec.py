@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxdefect.model_config import SegDecConfig, check_image_size
 from jaxdefect.models.deeplab import DeepLabSegmentation
-from jaxdefect.models.layers import ConvNorm, SqueezeExcitation, max_pool
+from jaxdefect.models.layers import ConvNorm, SqueezeExcitation, global_max, max_pool
 from jaxdefect.models.precision import array_dtype, with_precision
 from jaxdefect.models.unet import UNetSegmentation
 
@@ -28,11 +28,6 @@ def kernel_init(initializer: Literal["xavier_normal", "normal"]) -> nn.initializ
 
 def _global_mean(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2))
-
-
-def _global_max(x: jax.Array) -> jax.Array:
-    # Not jnp.max: its gradient compares with a maximum that XLA may round otherwise, finds none, and divides 0 by 0.
-    return nn.max_pool(x, x.shape[1:3])[:, 0, 0]
 
 
 class Encoder(nn.Module):
@@ -98,7 +93,7 @@ class Decision(nn.Module):
             x = max_pool(x) if number > 1 else x
             x = ConvNorm(channels, kernel, dilation, config.norm, init, dtype, name=f"conv{number}")(x, train=train)
         x, logit_map = x.astype(jnp.float32), logit_map.astype(jnp.float32)
-        pooled = [pool(y) for y in (x, logit_map) for pool in (_global_max, _global_mean)]
+        pooled = [pool(y) for y in (x, logit_map) for pool in (global_max, _global_mean)]
         return nn.Dense(1, kernel_init=init, name="head")(jnp.concatenate(pooled, axis=-1))[:, 0]
 
 

@@ -210,7 +210,7 @@ def make_step(
     *,
     steps_per_epoch: int,
     mesh: Mesh,
-    is_vectorized: bool | None = None,
+    is_vectorized: bool = False,
 ) -> step.Step:
     """Compiles the step of all runs, [R, ...] -> [R, ...], each device computing its own runs; the state is donated.
 
@@ -220,12 +220,11 @@ def make_step(
       stage_name: of `state.stages`.
       steps_per_epoch: of all of them.
       mesh: of one axis, "runs", whose devices divide the runs evenly.
-      is_vectorized: whether a device computes its runs by `vmap` or, in the same program, each by itself. By default
-        not on a CPU: XLA takes two to six times as long there for the grouped convolutions that `vmap` makes.
+      is_vectorized: whether a device computes its runs by `vmap` or, in the same program, each by itself. `vmap` makes
+        grouped convolutions, for which XLA takes two to six times as long on a CPU, and whose gradients it leaves to
+        convolutions with the whole map as kernel on a GPU.
     """
     runs = PartitionSpec("runs")
-    if is_vectorized is None:
-        is_vectorized = mesh.devices.flat[0].platform != "cpu"
 
     def one(current: state.TrainState, batch: step.Arrays, numbers: Numbers) -> tuple[state.TrainState, step.Metrics]:
         config = numbers.put_into(configs[0])

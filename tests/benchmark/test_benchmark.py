@@ -10,7 +10,7 @@ import pytest
 
 from jaxdefect import config as config_lib
 from jaxdefect import models
-from jaxdefect.benchmark import layers, measure, modes, results
+from jaxdefect.benchmark import layers, measure, modes, programs, results
 from jaxdefect.config import Config, DataConfig, InferenceConfig, LossConfig, SyntheticConfig, TrainingConfig
 from jaxdefect.model_config import SegDecConfig
 from jaxdefect.types import InputError
@@ -48,6 +48,27 @@ def test_the_cost_of_a_matrix_product_and_the_share_of_the_limit():
         "share_of_copy": 0.75,
         "binding_limit": "copy",
     }
+
+
+def test_what_a_gpu_starts_is_read_from_the_programs_text():
+    """A convolution and what follows it; parameters and bitcasts start nothing."""
+    text = """HloModule jit_run
+
+%fused (p: f32[8]) -> f32[8] {
+  ROOT %sum = f32[8]{0} add(%p, %p)
+}
+
+ENTRY %main (image: bf16[1,4,4,2], kernel: f32[3,3]) -> f32[16] {
+  %image = bf16[1,4,4,2]{3,2,1,0} parameter(0)
+  %kernel = f32[3,3]{1,0} parameter(1)
+  %conv.1 = (f32[1,4,4,1]{3,2,1,0}, u8[64]{0}) custom-call(%image, %kernel), custom_call_target="__cudnn$convForward"
+  %map = f32[1,4,4,1]{3,2,1,0} get-tuple-element(%conv.1), index=0
+  ROOT %fusion = f32[16]{0} fusion(%map), kind=kLoop, calls=%fused
+}
+"""
+    found = list(programs.started(text))
+    assert ["cudnn" in line for line, _ in found] == [True, False]
+    assert [count for _, count in found] == [2 * 32 + 4 * 9 + 4 * 16 + 64, 2 * 4 * 16]
 
 
 def test_times_are_of_the_calls_after_the_warm_up():

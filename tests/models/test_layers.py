@@ -20,6 +20,16 @@ def test_max_pool_is_xlas_also_where_maxima_tie(shape):
     np.testing.assert_array_equal(pull_back_ours(cotangent)[0], pull_back(cotangent)[0])
 
 
+def test_the_global_maximum_is_xlas_also_where_maxima_tie():
+    rng = np.random.default_rng(0)
+    x = rng.integers(-2, 3, (3, 5, 7, 4)).astype(np.float32)
+    cotangent = rng.normal(size=(3, 4)).astype(np.float32)
+    expected, pull_back = jax.vjp(lambda x: nn.max_pool(x, (5, 7))[:, 0, 0], x)
+    found, pull_back_ours = jax.vjp(layers.global_max, x)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(pull_back_ours(cotangent)[0], pull_back(cotangent)[0])
+
+
 @pytest.mark.parametrize("is_official", [False, True])
 def test_gradients_of_the_norm_are_those_of_float64_differences(is_official):
     rng = np.random.default_rng(0)

@@ -1,16 +1,25 @@
-"""What `dtype` means on a GPU, read from the programs that are lowered for one."""
+"""What `dtype` means on a GPU, read from the programs that are traced or lowered for one."""
 
 import collections
+import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdefect import models
 from jaxdefect.config import Config
-from jaxdefect.model_config import RegressionConfig, SegDecConfig, UNetMobileNetV2Config
+from jaxdefect.model_config import (
+    BackgroundSuppressionConfig,
+    RegressionConfig,
+    SegDecConfig,
+    UNetMobileNetV2Config,
+)
 from jaxdefect.training import state, step
 
 _SIZE = 64
@@ -35,6 +44,12 @@ def _precisions(lowered: str) -> collections.Counter[str]:
 )
 def test_a_training_step_asks_a_gpu_for_the_precision_of_its_dtype(model, wanted):
     """All of it, gradients too: JAX by itself takes TF32 for float32."""
+    found = _precisions(_traced_step(model).lower(lowering_platforms=("cuda",)).as_text())
+    assert set(found) == {wanted}
+    assert found[wanted] > 30
+
+
+def _traced_step(model: Any) -> Any:
     config = Config(model=model)
     module, stage = models.build(config.model), state.stages(config, steps_per_epoch=1)[0]
     first = jax.eval_shape(lambda: state.initial_state(module, config, stage))
@@ -47,10 +62,37 @@ def test_a_training_step_asks_a_gpu_for_the_precision_of_its_dtype(model, wanted
         "has_mask": (1,),
     }
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    lowered = step.make_step(module, config, stage).trace(first, batch).lower(lowering_platforms=("cuda",))
-    found = _precisions(lowered.as_text())
-    assert set(found) == {wanted}
-    assert found[wanted] > 30
+    return step.make_step(module, config, stage).trace(first, batch)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        SegDecConfig(dtype="bfloat16", kernels="atrous", attention=True),
+        SegDecConfig(dtype="bfloat16", segmentation="deeplab", stop_gradient=False),
+        BackgroundSuppressionConfig(dtype="bfloat16"),
+        UNetMobileNetV2Config(dtype="bfloat16"),
+        RegressionConfig(dtype="bfloat16"),
+    ],
+    ids=["attention", "deeplab", "background suppression", "u-net/mobilenet", "regression"],
+)
+def test_no_training_step_sums_pixels_in_bfloat16(model):
+    """Such a sum stops at 256 times a term: the gradient of a bias was a tenth of what it should be."""
+    sums = [
+        equation.invars[0].aval.shape
+        for equation in _equations(_traced_step(model).jaxpr.jaxpr)
+        if equation.primitive.name in ("reduce_sum", "cumsum", "reduce_window_sum")
+        and equation.invars[0].aval.dtype == jnp.bfloat16
+        and math.prod(equation.invars[0].aval.shape) >= 16 * math.prod(equation.outvars[0].aval.shape)
+    ]
+    assert sums == []
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jex.jaxprs_in_params(equation.params):
+            yield from _equations(inner)
 
 
 def test_inference_does_too_and_on_a_cpu_they_are_the_same():

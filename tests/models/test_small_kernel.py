@@ -7,6 +7,7 @@ import pytest
 
 from jaxdefect.models import winograd
 from jaxdefect.models.convolution import convolve
+from jaxdefect.models.xla import convolve_directly, dilated_kernel_gradient
 
 
 @pytest.mark.parametrize(("side", "dilation"), [(3, 1), (3, 2), (5, 1)])
@@ -40,6 +41,26 @@ def test_gradients_match_a_loop(height, width, features, has_loop, side, dilatio
     np.testing.assert_allclose(gradient_kernel, expected, atol=2e-5 * np.abs(expected).max())
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     np.testing.assert_allclose(gradient_x, reference.convolve(cotangent, flipped, dilation), atol=1e-3)
+
+
+@pytest.mark.parametrize(("side", "dilation", "channels"), [(3, 2, 5), (5, 7, 5), (3, 2, 1)])
+def test_an_accelerator_derives_dilated_kernels_without_dilation(side, dilation, channels):
+    """From maps that are no multiples of the dilation, and with a kernel for each channel too."""
+    rng = np.random.default_rng(0)
+    x, cotangent = rng.normal(size=(2, 19, 24, 5)), rng.normal(size=(2, 19, 24, 5))
+    with jax.enable_x64(True):
+        kernel = jax.numpy.zeros((side, side, channels, 5))
+        gradient = dilated_kernel_gradient(x, kernel, jax.numpy.asarray(cotangent), dilation=dilation)
+    expected = _kernel_gradient(x, cotangent, side, dilation)
+    if channels == 1:
+        expected = np.diagonal(expected, axis1=2, axis2=3)[:, :, None]
+    np.testing.assert_allclose(gradient, expected, atol=1e-10)
+
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in (x.shape, (side, side, channels, 5))]
+    traced = jax.jit(jax.grad(lambda x, k: convolve_directly(x, k, dilation=dilation).sum(), argnums=1)).trace(*shapes)
+    of_map = f"stride = [{dilation}, {dilation}]"  # the derived form, for which cuDNN has no gradient
+    assert of_map not in traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert of_map in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
 def test_a_kernel_of_fewer_channels_needs_many_taps_and_features():

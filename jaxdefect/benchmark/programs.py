@@ -1,0 +1,33 @@
+"""What a compiled program for a GPU starts, read from its text."""
+
+import math
+import re
+from collections.abc import Iterator
+
+_ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "pred": 1, "u8": 1, "s8": 1}
+_STARTED = ("call", "conditional", "copy", "convert", "custom-call", "fusion", "reduce", "reduce-window", "transpose")
+
+
+def started(text: str) -> Iterator[tuple[str, int]]:
+    """Of every program that a call of a compiled one starts its line, and the bytes that it reads and writes.
+
+    A slice counts as the whole array, and a loop not at all.
+
+    Args:
+      text: of the compiled program, as `as_text` gives it.
+    """
+    sizes: dict[str, int] = {}
+    for line in text.partition("\nENTRY")[2].splitlines():
+        found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)", line)
+        if found is None:
+            continue
+        name, shape, operation, arguments = found.groups()
+        sizes[name] = _bytes_of(shape)
+        if operation in _STARTED:
+            read = sum(sizes.get(argument.strip().lstrip("%"), 0) for argument in arguments.split(","))
+            yield line, sizes[name] + read
+
+
+def _bytes_of(text: str) -> int:
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", text)
+    return sum(_ITEM_BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(",")))) for kind, shape in arrays)

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_programs [--cases=segdec_inference --dtypes=float32,bfloat16 --size=704x256 --batch_size=8]
 
 Wants JAX with CUDA (`pip install 'jax[cuda12]'`), no GPU. Nothing is timed: a line says how many programs a call
-starts, how many of them are convolutions of cuDNN, how many bytes all of them read and write (a slice counts as the
-whole array), and the memory that the call needs beyond its arguments. `--nohoisting` leaves inference as one program of
+starts, how many of them are convolutions of cuDNN, and of these gradients of kernels (a gradient in another form takes
+the whole map as kernel), how many bytes all of them read and write (a slice counts as the whole array), and the memory that the call needs beyond its arguments. `--nohoisting` leaves inference as one program of
 weights and images.
 """
 
@@ -64,7 +64,8 @@ def _line(name: str, program: Any) -> str:
     started = list(programs.started(program.as_text()))
     plan = program.memory_analysis()
     return (
-        f"{name}: {len(started)} programs, {sum('cudnn' in line for line, _ in started)} of them convolutions,"
+        f"{name}: {len(started)} programs, {sum('cudnn' in line for line, _ in started)} of them convolutions"
+        f" ({sum('cudnn$convBackwardFilter' in line for line, _ in started)} gradients of kernels),"
         f" {sum(count for _, count in started) / 1e9:.2f} GB read and written;"
         f" arguments {plan.argument_size_in_bytes / 2**20:.0f} MiB, beyond them"
         f" {(plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes) / 2**20:.0f} MiB"

@@ -3,9 +3,9 @@
     python -m benchmarks.gpu_programs [--cases=segdec_inference --dtypes=float32,bfloat16 --size=704x256 --batch_size=8]
 
 Wants JAX with CUDA (`pip install 'jax[cuda12]'`), no GPU. Nothing is timed: a line says how many programs a call
-starts, how many of them are convolutions of cuDNN, and of these gradients of kernels (a gradient in another form takes
-the whole map as kernel), how many bytes all of them read and write (a slice counts as the whole array), and the memory that the call needs beyond its arguments. `--nohoisting` leaves inference as one program of
-weights and images.
+starts, how many of them are convolutions of cuDNN, and of these gradients of kernels (one in another form takes the
+whole map as its kernel), how many bytes all of them read and write (a slice counts as the whole array), and the memory
+that the call needs beyond its arguments. `--nohoisting` leaves inference as one program of weights and images.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ from jaxdefect.types import Batch, InputError, Sample, Split, Targets
 Batches = grain.MapDataset  # of batches
 # Most of the reading is OpenCV's, which lets go of Python's lock; more than cores gain nothing on few of them.
 _NUM_THREADS = min(max(4, len(os.sched_getaffinity(0))), 16)
-THREADS_AHEAD = 2 * _NUM_THREADS  # batches that are read before they are needed
+THREADS_AHEAD = max(8, _NUM_THREADS)  # batches that are read before they are needed
 _READING = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=THREADS_AHEAD)
 
 

@@ -39,6 +39,7 @@ def _precisions(lowered: str) -> collections.Counter[str]:
     ("model", "wanted"),
     [
         (SegDecConfig(dtype="float32"), "HIGHEST"),
+        (SegDecConfig(dtype="tf32", kernels="atrous", attention=True), "HIGH"),
         (UNetMobileNetV2Config(dtype="tf32"), "HIGH"),
     ],
 )

@@ -53,8 +53,8 @@ _MEMORY_SETTINGS = flags.DEFINE_bool("memory_settings", True, "Give all processe
 # The largest difference of two sides that compute the same, of the largest output.
 # Both sides round to seven bits in bfloat16, and fourteen norms magnify it.
 _TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 0.3}
-_WARM_S, _CALLS_OF_A_TURN = 0.3, 20  # on a GPU
 _STEP_TOLERANCE = 50  # times that, for what a step changes in the outputs, which is a small part of them
+_WARM_S, _CALLS_OF_A_TURN = 0.3, 20  # on a GPU
 
 
 def _serve(connection: Connection, case: Case, setting: str, device: str) -> None:
@@ -75,9 +75,9 @@ def _serve(connection: Connection, case: Case, setting: str, device: str) -> Non
     connection.send(side.outputs())
     ctypes.CDLL(None).malloc_trim(0)
     measure.forget_peak()
-    while _is_wanted(connection):
-        connection.send(_turn(side.call, is_on_cpu=device == "cpu"))
     is_on_cpu = device == "cpu"
+    while _is_wanted(connection):
+        connection.send(_turn(side.call, is_on_cpu=is_on_cpu))
     connection.send(measure.resident_bytes("VmHWM") - before if is_on_cpu else side.device_bytes())
 
 

@@ -193,6 +193,7 @@ def pytorchs(case: Case, *, setting: str, device: str) -> Side:
     call = train if case.is_training else infer
 
     def device_bytes() -> int:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()  # without what cuDNN tried in the first call
         call()
         # What a CUDA graph holds between calls counts as reserved only.

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxlib._jax import hlo_module_cost_analysis
 
 from jaxdefect.benchmark import programs
 from jaxdefect.model_config import Dtype
@@ -117,7 +116,9 @@ def _operations(lowered: Any) -> float | None:
         client = jax.local_devices(backend="cpu")[0].client
     except RuntimeError:
         return None
-    # What `Lowered.cost_analysis` does, but for GPUs, which it refuses.
+    # What `Lowered.cost_analysis` does, but for GPUs, which it refuses; not public, so nothing else depends on it.
+    from jaxlib._jax import hlo_module_cost_analysis
+
     return hlo_module_cost_analysis(client, lowered.compiler_ir("hlo").as_hlo_module()).get("flops")
 
 
@@ -127,7 +128,7 @@ def cost_of(compiled: Any) -> Cost:
     """
     counted: Any = compiled.cost_analysis() or {}
     counted = dict(counted[0] if isinstance(counted, list) else counted)
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() == "gpu":
         counted["bytes accessed"] = float(sum(count for _, count in programs.started(compiled.as_text()))) or None
     memory = compiled.memory_analysis()
     sizes = {name: getattr(memory, f"{name}_size_in_bytes", None) for name in ("argument", "output", "temp")}

@@ -23,7 +23,7 @@ from jaxdefect.training import resident, state, step
 from jaxdefect.types import InputError, Sample, Targets
 
 DTYPES: tuple[Dtype, ...] = typing.get_args(Dtype)
-_THREADS_AHEAD, _WORKER_AHEAD = pipeline.THREADS_AHEAD, 4  # batches that `pipeline.iterate` reads ahead, each worker's
+_THREADS_AHEAD, _WORKER_AHEAD = pipeline.THREADS_AHEAD, 4  # batches read ahead in threads, and by each worker
 
 
 @dataclasses.dataclass(frozen=True)

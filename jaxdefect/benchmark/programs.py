@@ -4,7 +4,20 @@ import math
 import re
 from collections.abc import Iterator
 
-_ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "pred": 1, "u8": 1, "s8": 1}
+_ITEM_BYTES = {
+    "f64": 8,
+    "s64": 8,
+    "u64": 8,
+    "c64": 8,
+    "c128": 16,
+    "bf16": 2,
+    "f16": 2,
+    "s16": 2,
+    "u16": 2,
+    "pred": 1,
+    "u8": 1,
+    "s8": 1,
+}
 _STARTED = ("call", "conditional", "copy", "convert", "custom-call", "fusion", "reduce", "reduce-window", "transpose")
 
 
@@ -24,8 +37,8 @@ def started(text: str) -> Iterator[tuple[str, int]]:
         name, shape, operation, arguments = found.groups()
         sizes[name] = _bytes_of(shape)
         if operation in _STARTED:
-            read = sum(sizes.get(argument.strip().lstrip("%"), 0) for argument in arguments.split(","))
-            yield line, sizes[name] + read
+            operands = re.findall(r"[\w.\-]+", re.sub(r"/\*.*?\*/", "", arguments))
+            yield line, sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
 
 
 def _bytes_of(text: str) -> int:

@@ -1,7 +1,6 @@
 """Blocks that the architectures share: convolutions, norms, squeeze-and-excitation."""
 
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -57,7 +56,7 @@ def global_max(x: jax.Array) -> jax.Array:
 
 
 def _global_max_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    places = x.reshape(x.shape[0], -1, x.shape[-1])
+    places = x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
     is_first = jnp.arange(places.shape[1])[:, None] == jnp.argmax(places, axis=1, keepdims=True)
     return (jnp.where(is_first, gradient[:, None], 0).reshape(x.shape),)
 
@@ -187,12 +186,21 @@ def normalize(x: jax.Array, *, norm: Norm, train: bool, name: str = "norm") -> j
     return FeatureNorm(norm == "feature_official", name=name)(x)
 
 
-def over_pixels(operation: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, value: jax.Array) -> jax.Array:
-    """A value that many pixels share with each of them: x [B, H, W, C], value broadcast to it -> x's shape and type.
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """A map [B, H, W, C] and a bias [C] float32 -> [B, H, W, C] in the map's type.
 
-    In float32, as the value's gradient is a sum over all pixels: in bfloat16 that stops at 256 times one of its terms.
+    The bias's gradient is summed in float32. The derived sum is of the map's type: in bfloat16 it stops at 256 times
+    one of its terms.
     """
-    return operation(x.astype(jnp.float32), value.astype(jnp.float32)).astype(x.dtype)
+    return x + bias.astype(x.dtype)
+
+
+def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gradient, jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32).astype(bias.dtype)
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_backward)
 
 
 class SqueezeExcitation(nn.Module):
@@ -207,7 +215,8 @@ class SqueezeExcitation(nn.Module):
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         hidden = nn.relu(nn.Dense(channels // self.reduction, dtype=self.dtype, name="squeeze")(pooled))
         gate = nn.sigmoid(nn.Dense(channels, dtype=self.dtype, name="excite")(hidden))
-        return over_pixels(jnp.multiply, x, gate[:, None, None, :])
+        gate = gate.astype(jnp.float32)[:, None, None, :]  # so that its gradient is summed over all pixels in float32
+        return (x.astype(jnp.float32) * gate).astype(x.dtype)
 
 
 class Conv(nn.Module):
@@ -224,7 +233,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features))
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            x = over_pixels(jnp.add, x, self.param("bias", nn.initializers.zeros, (self.features,)))
+            x = add_bias(x, self.param("bias", nn.initializers.zeros, (self.features,)))
         return x
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdefect.model_config import UNetConfig, check_image_size
-from jaxdefect.models.layers import ConvNorm, Norm, max_pool, normalize, over_pixels, score_logit
+from jaxdefect.models.layers import ConvNorm, Norm, add_bias, max_pool, normalize, score_logit
 from jaxdefect.models.precision import array_dtype, with_precision
 
 _CHANNELS = (64, 128, 256, 512)  # at full resolution, 1/2, 1/4, 1/8
@@ -50,7 +50,7 @@ class UpConvolution(nn.Module):
         blocks = jnp.einsum("bhwi,uvio->bhuwvo", x.astype(self.dtype), kernel.astype(self.dtype))
         x = blocks.reshape(batch, 2 * height, 2 * width, self.features)
         if self.norm is None:
-            return over_pixels(jnp.add, x, self.param("bias", nn.initializers.zeros, (self.features,)))
+            return add_bias(x, self.param("bias", nn.initializers.zeros, (self.features,)))
         return nn.relu(normalize(x, norm=self.norm, train=train))
 
 

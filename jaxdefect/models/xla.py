@@ -19,7 +19,8 @@ def convolve_directly(
     rows, columns = (side // 2 * dilation for side in kernel.shape[:2])
     halves = (rows, rows), (columns, columns)
     padding = halves if padding is None else padding
-    if dilation > 1 and stride == 1 and padding == halves:
+    is_odd = all(side % 2 == 1 for side in kernel.shape[:2])
+    if dilation > 1 and stride == 1 and padding == halves and is_odd:
         return _convolve_dilated(image, kernel, dilation)
     return _convolve(image, kernel, stride, dilation, padding)
 
@@ -68,7 +69,7 @@ def dilated_kernel_gradient(image: jax.Array, kernel: jax.Array, cotangent: jax.
 
     Args:
       image: [B, H, W, I].
-      kernel: [k, k, I, O].
+      kernel: [k, k, I, O], odd k.
       cotangent: [B, H, W, O].
       dilation: of the kernel.
     """

@@ -51,7 +51,7 @@ def test_the_cost_of_a_matrix_product_and_the_share_of_the_limit():
 
 
 def test_what_a_gpu_starts_is_read_from_the_programs_text():
-    """A convolution and what follows it; parameters and bitcasts start nothing."""
+    """A convolution and what follows it; parameters and parts of results start nothing, comments count operands."""
     text = """HloModule jit_run
 
 %fused (p: f32[8]) -> f32[8] {
@@ -63,12 +63,26 @@ ENTRY %main (image: bf16[1,4,4,2], kernel: f32[3,3]) -> f32[16] {
   %kernel = f32[3,3]{1,0} parameter(1)
   %conv.1 = (f32[1,4,4,1]{3,2,1,0}, u8[64]{0}) custom-call(%image, %kernel), custom_call_target="__cudnn$convForward"
   %map = f32[1,4,4,1]{3,2,1,0} get-tuple-element(%conv.1), index=0
-  ROOT %fusion = f32[16]{0} fusion(%map), kind=kLoop, calls=%fused
+  ROOT %fusion = f32[16]{0} fusion(%map, %map, %map, %map, %map, /*index=5*/%kernel), kind=kLoop, calls=%fused
 }
 """
     found = list(programs.started(text))
     assert ["cudnn" in line for line, _ in found] == [True, False]
-    assert [count for _, count in found] == [2 * 32 + 4 * 9 + 4 * 16 + 64, 2 * 4 * 16]
+    assert [count for _, count in found] == [2 * 32 + 4 * 9 + 4 * 16 + 64, 4 * 16 + 5 * 4 * 16 + 4 * 9]
+
+
+def test_a_gpus_bytes_are_of_what_it_starts_and_its_operations_of_the_formulas(monkeypatch):
+    """XLA knows neither of what cuDNN computes; a copy of the array that it says it starts."""
+    started = "\nENTRY %main {\n  %a = f32[8]{0} parameter(0)\n  ROOT %b = f32[8]{0} copy(%a)\n}\n"
+    compiled = jax.jit(lambda x: x + 1).lower(jnp.ones(8)).compile()
+    monkeypatch.setattr(type(compiled), "as_text", lambda _: started)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert measure.cost_of(compiled).bytes_accessed == 64
+    _, _, cost = measure.compile_program(jax.jit(jnp.matmul), jnp.ones((4, 8)), jnp.ones((8, 2)))
+    assert (cost.flops, cost.bytes_accessed) == (2 * 4 * 8 * 2, 64)
+    calls = []
+    measure.time_calls(lambda: calls.append(0), repetitions=2, is_short=True)
+    assert len(calls) == 1 + 2 * 20
 
 
 def test_times_are_of_the_calls_after_the_warm_up():

@@ -273,8 +273,11 @@ def test_two_devices_give_the_numbers_of_one(config: Config) -> None:
         for name, value in first.items():
             if name != "gradient_norm":
                 np.testing.assert_allclose(second[name], value, rtol=tolerance, err_msg=name)
-    for first, second in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
+    # A ReLU that rounding switches moves a gradient by two per cent, wrong sums by half and more.
+    start, _ = run_steps(config, [], num_devices=1)
+    params = (jax.tree.leaves(jax.device_get(run.params)) for run in (start, one, two))
+    for before, first, second in zip(*params, strict=True):
+        assert np.linalg.norm(first - second) <= 0.05 * np.linalg.norm(first - before) + 1e-7
 
 
 @pytest.mark.usefixtures("convolutions_of_xla")

@@ -145,7 +145,9 @@ def _feature_norm_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, mean, variance, scale, bias = residuals
     num_pixels = x.shape[1] * x.shape[2]
-    gradient, centered = gradient.astype(jnp.float32), x.astype(jnp.float32) - mean
+    gradient = gradient.astype(jnp.float32)
+    # Not the forward pass's own difference: XLA would write that out for the variance, as it is used twice.
+    centered = x.astype(jnp.float32) - wait_for(gradient, mean)
     mean_gradient = jnp.mean(gradient, axis=(1, 2), keepdims=True)
     # Not of `centered`: XLA would keep that from the forward pass on beside x, a third of a training step's memory.
     correlation = jnp.mean(gradient * x.astype(jnp.float32), axis=(1, 2), keepdims=True) - mean * mean_gradient

@@ -267,7 +267,7 @@ def copy_variables(module: nn.Module, variables: Mapping[str, Any]) -> None:
         name = next(name for name in holders if name in wanted)
         array = np.asarray(value)
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        found[name] = torch.from_numpy(np.ascontiguousarray(array))
+        found[name] = torch.from_numpy(array.copy())  # JAX's own memory is read-only
     counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
     module.load_state_dict(found | counters)
 

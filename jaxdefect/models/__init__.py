@@ -50,7 +50,13 @@ def build(config: ModelConfig) -> nn.Module:
 
 def init(module: nn.Module, *, num_channels: int, seed: int) -> dict[str, Any]:
     """Initial variables of a module, float32; independent of the image size."""
-    return dict(jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, num_channels))))
+    return dict(_initializer(module, num_channels)(jax.random.key(seed)))
+
+
+@functools.lru_cache(maxsize=8)
+def _initializer(module: nn.Module, num_channels: int) -> Callable[[jax.Array], Mapping[str, Any]]:
+    """Compiled; kept, as a start asks for weights and thrice for their shapes, and each trace takes half a second."""
+    return jax.jit(lambda key: module.init(key, jnp.zeros((1, 64, 64, num_channels))))
 
 
 def apply_training(

@@ -1,6 +1,8 @@
 """Who may import whom."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,18 @@ def test_data_knows_no_jax_and_orbax_is_in_one_file() -> None:
 def test_configs_import_nothing_of_the_library() -> None:
     for path in (ROOT / "configs").rglob("*.py"):
         assert not any(name.startswith(("jaxdefect", "launch")) for name in imported_modules(path)), path
+
+
+def test_a_trainings_start_imports_no_slow_library(tmp_path: Path) -> None:
+    """PyTorch, which tensorboardX imports where it finds it, takes 2 s and 570 MB; scikit-learn and its like 0.8 s."""
+    (tmp_path / "torch.py").write_text("")
+    code = (
+        "import pathlib, sys, jaxdefect.system\n"
+        "from jaxdefect.training.logging import MetricWriter\n"
+        "MetricWriter(pathlib.Path('run'), step=0).close()\n"
+        "print(sorted({'torch', 'sklearn', 'scipy.stats'} & sys.modules.keys()))"
+    )
+    (tmp_path / "run").mkdir()
+    # The folder of a command's code is the first that Python searches: the torch.py above.
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

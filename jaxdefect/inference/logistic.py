@@ -7,9 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from scipy import special
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from jaxdefect.types import InputError
 
@@ -27,6 +24,10 @@ def fit(maps: Iterable[tuple[np.ndarray, int]]) -> Weights:
     Raises:
       InputError: labels of one class only.
     """
+    from sklearn.linear_model import LogisticRegression  # not above: it takes 0.8 s of a start, and may not be needed
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     rows, labels = [], []
     for probability, label in maps:
         rows.append(features(probability))

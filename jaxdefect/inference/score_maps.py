@@ -6,9 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy import special
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from jaxdefect.types import InputError
 
@@ -76,6 +73,8 @@ def fit(method: Method, labels: np.ndarray, scores: np.ndarray) -> ScoreMap:
         )
     if method == "isotonic":
         return _fit_isotonic(labels, scores)
+    from sklearn.linear_model import LogisticRegression  # not above: it takes 0.8 s of a start, and may not be needed
+
     targets = np.where(labels == 1, (num_defective + 1) / (num_defective + 2), 1 / (num_good + 2))
     logits = _logit(scores)[:, None]
     scale = max(float(logits.std()), 1e-9)  # of the order of 1 is what the solver likes
@@ -100,6 +99,8 @@ def _not_growing(method: Method) -> InputError:
 
 
 def _fit_isotonic(labels: np.ndarray, scores: np.ndarray) -> Isotonic:
+    from sklearn.isotonic import IsotonicRegression  # not above, as in `fit`
+
     regression = IsotonicRegression(y_min=0, y_max=1, increasing=True).fit(scores, labels)
     if np.ptp(regression.y_thresholds_) == 0:
         raise _not_growing("isotonic")
@@ -113,6 +114,8 @@ def cross_validated(
 
     None where there are too few groups of either class for that, or a part of them to which no map fits.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # not above, as in `fit`
+
     labels, scores = np.asarray(labels, int), np.asarray(scores, np.float64)
     names = np.asarray(groups)
     num_folds = min(_NUM_FOLDS, *(len(set(names[labels == label])) for label in (0, 1)))

@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from jaxdefect.metrics.image import checked_scores
 
@@ -141,7 +141,7 @@ def guaranteed_misses(num_defective: int, *, alpha: float, delta: float) -> int 
     References:
       Wilks, 1941, Determination of sample sizes for setting tolerance limits; Clopper and Pearson, 1934.
     """
-    allowed = np.flatnonzero(stats.binom.cdf(np.arange(num_defective), num_defective, alpha) <= delta)
+    allowed = np.flatnonzero(special.bdtr(np.arange(num_defective), num_defective, alpha) <= delta)
     return int(allowed[-1]) if len(allowed) else None
 
 
@@ -172,4 +172,4 @@ def miss_rate_bound(num_misses: int, num_defective: int, *, delta: float) -> flo
     """Clopper-Pearson: the upper bound on the true miss rate, with confidence 1 - delta."""
     if num_misses >= num_defective:
         return 1.0
-    return float(stats.beta.ppf(1 - delta, num_misses + 1, num_defective - num_misses))
+    return float(special.betaincinv(num_misses + 1, num_defective - num_misses, 1 - delta))

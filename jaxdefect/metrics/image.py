@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as sklearn_metrics
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -> dict[str, Any]:
@@ -27,6 +26,8 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -
     Raises:
       ValueError: no images, labels other than 0 and 1, scores that are not finite, or lengths that differ.
     """
+    from sklearn import metrics as sklearn_metrics  # not above: it takes 0.8 s of a start, and may not be needed
+
     labels, scores = checked_scores(labels, scores)
     is_defective = labels == 1
     predicted = scores >= threshold

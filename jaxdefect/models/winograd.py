@@ -144,8 +144,9 @@ def _by_strips(
     is_large = num_values * dtype.itemsize >= _LARGE_BYTES
     edge = maps[0][0][0, : reach + 1, reach, 0]
     zero = wait_for(jnp.max(edge) if is_large else image, jnp.zeros((), dtype))
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: strips_at_points(0)))
-    held = [jnp.full(shape.shape, zero + i) for i, shape in enumerate(shapes)]
+    tiles = cut.num_images * cut.num_rows * cut.columns * dilation**2
+    shapes = [(len(taps), tiles, one.shape[-1]) for one, _ in maps for _ in taps] * num_together
+    held = [jnp.full(shape, zero + i) for i, shape in enumerate(shapes)]
     products = [jnp.full((len(taps), features, channels), zero) for _ in taps] if partner is not None else []
     strip = cut.num_images * cut.num_rows * _TILE * dilation, width + missing[1], features
     result = jnp.full((cut.num_strips, *strip), zero)
@@ -260,8 +261,13 @@ def _from_points(values: list[jax.Array], matrix: np.ndarray) -> jax.Array:
 
 
 def _weighted_sum(factors: np.ndarray, terms: list[jax.Array]) -> jax.Array:
-    products = [float(factor) * term for factor, term in zip(factors, terms, strict=True) if factor != 0]
-    return functools.reduce(jnp.add, products)
+    """By lax, not by operators: there are thousands of these, and each operator is a function that JAX traces."""
+    products = [_times(factor, term) for factor, term in zip(factors, terms, strict=True) if factor != 0]
+    return functools.reduce(lax.add, products)
+
+
+def _times(factor: float, term: jax.Array) -> jax.Array:
+    return term if factor == 1 else lax.mul(term, np.asarray(factor, term.dtype))
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -5,12 +5,11 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rich.console
 import rich.progress
-from tensorboardX import SummaryWriter
 
 CONSOLE = rich.console.Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
@@ -20,6 +19,17 @@ def read_figures(workdir: Path, kind: str) -> list[dict[str, Any]]:
     path = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [line for line in lines if line["kind"] == kind]
+
+
+def _summary_writer(directory: Path, *, purge_step: int) -> Any:
+    """tensorboardX's writer. It imports PyTorch where it finds it, which takes 2 s and 570 MB, and works without."""
+    is_new = sys.modules.setdefault("torch", cast(Any, None)) is None  # None: importing it raises ImportError
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if is_new:
+            del sys.modules["torch"]
+    return SummaryWriter(str(directory), purge_step=purge_step)
 
 
 class MetricWriter:
@@ -44,7 +54,7 @@ class MetricWriter:
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=step + 1)
+        self._events = _summary_writer(self.workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float | None]) -> None:
         """One line {"step", "kind", values...}, in TensorBoard "kind/name"; what is not finite as "nan" or "inf"."""

@@ -21,6 +21,7 @@ from jax.experimental import topologies
 from benchmarks import sides
 from jaxdefect.benchmark import modes, programs
 from jaxdefect.models import hoisting
+from launch import cli
 
 _CASES = flags.DEFINE_list("cases", None, "Cases to compile; all by default.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the networks: float32, tf32, bfloat16.")
@@ -61,7 +62,7 @@ def compile_case(case: sides.Case, device: Any, *, is_hoisting: bool) -> Any:
 
 
 def _line(name: str, program: Any) -> str:
-    started = list(programs.started(program.as_text()))
+    started = list(programs.kernel_launches(program.as_text()))
     plan = program.memory_analysis()
     return (
         f"{name}: {len(started)} programs, {sum('cudnn' in line for line, _ in started)} of them convolutions"
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
     jax.config.update("jax_platforms", "cpu")  # or JAX looks for a GPU
     (device,) = topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1").devices
-    size = tuple(int(side) for side in _SIZE.value.split("x")) if _SIZE.value else None
+    size = cli.size(_SIZE.value, flag="size") if _SIZE.value else None
     for name in _CASES.value or sides.CASES:
         for dtype in _DTYPES.value:
             case = sides.CASES[name]

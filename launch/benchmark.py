@@ -4,8 +4,9 @@ r"""Times a config: python -m launch.benchmark --config=configs/kolektor_joint.p
     python -m launch.benchmark --compare before.json after.json
 
 Every combination of batch size, image size, dtype and number of devices is a row: compilation, median, least and p99 of
-a call, images per second, memory, and how near that is to the device's own limits (a matrix product and a copy of
-memory, measured in the run). Operations are those of the network's formulas; a CPU takes fewer for its convolutions.
+a call, images per second and memory; of inference and train also how near that is to the device's own limits (a matrix
+product and a copy of memory, measured in the run). Operations are those of the network's formulas; a CPU takes fewer
+for its convolutions. A row that fails, as it needs too much memory, is left out and named at the end.
 Modes: inference and train on random images that are on the device; input and end_to_end on the config's data
 (`--config.data.root`), the latter with the share of the time for which the device waits for its input. Of an ensemble
 it is one member, of a training in stages the first.
@@ -16,6 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -23,6 +25,9 @@ from jaxdefect import config as config_lib
 from jaxdefect.model_config import Dtype
 from jaxdefect.types import InputError
 from launch import cli
+
+if TYPE_CHECKING:
+    from jaxdefect.benchmark import modes
 
 _MODE = flags.DEFINE_enum("mode", "inference", ["inference", "train", "input", "end_to_end"], "What to time.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Images per call; the config's if not given.")
@@ -38,10 +43,12 @@ _PLOT = flags.DEFINE_string("plot", None, "Picture of time and memory over the s
 _COMPARE = flags.DEFINE_list("compare", None, "Two files of --out: print the ratios, and time nothing.")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Times the rows, prints the table, writes the files."""
+def main(argv: Sequence[str]) -> int:
+    """Times the rows, prints the table, writes the files; the exit code is 1 where a row had to be left out."""
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # compiling is one of the figures
-    from jaxdefect.benchmark import environment, modes, results  # not above: decoding processes need no JAX
+    import jax  # not above: decoding processes import this file, and need no JAX
+
+    from jaxdefect.benchmark import environment, modes, results
     from jaxdefect.reports import files, plots
 
     del argv
@@ -50,8 +57,43 @@ def main(argv: Sequence[str]) -> None:
         if len(_COMPARE.value) != 2:
             raise InputError(f"--compare={','.join(_COMPARE.value)}: two files are wanted, --compare A.json B.json")
         console.print(results.comparison(*(results.load(Path(name)) for name in _COMPARE.value)))
-        return
+        return 0
     config = cli.config()
+    settings = _settings(config)
+    for setting in settings:
+        modes.check(config, setting)
+    for name in filter(None, (_OUT.value, _PLOT.value)):
+        if not Path(name).resolve().parent.is_dir():
+            raise InputError(f"{name}: there is no such folder to write it in; make it first")
+    found = environment.describe()
+    rows, left_out = [], []
+    for setting in settings:
+        try:
+            rows.append(modes.run(config, setting, repetitions=_REPETITIONS.value, with_layers=_LAYERS.value))
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # above all of too little memory: others may fit
+            left_out.append(f"left out: {setting}: {str(error).splitlines()[0]}")
+            continue
+        if rows[-1].get("layers"):
+            console.print(results.layer_table(rows[-1]))
+        if _OUT.value:  # after every row, as the next one may end the process
+            results.save(Path(_OUT.value), {"environment": found, "config": config_lib.to_dict(config), "rows": rows})
+    if rows:
+        console.print(results.table(rows, title=f"{found['devices']} x {found['device']} ({found['processor']})"))
+    if rows and _PLOT.value:
+        files.write(Path(_PLOT.value), plots.to_png(results.plot(rows)))
+    for line in left_out:
+        console.print(line, soft_wrap=True, markup=False)
+    return 1 if left_out else 0
+
+
+def _settings(config: config_lib.Config) -> list["modes.Setting"]:
+    """The rows that the flags ask for.
+
+    Raises:
+      InputError: a flag that says nothing of the mode, an unknown dtype, or nothing to time.
+    """
+    from jaxdefect.benchmark import modes  # not above, as in `main`
+
     sizes = [cli.size(text, flag="sizes") for text in _SIZES.value or []] or [config.data.image_size]
     batch_sizes = cli.integers(_BATCH_SIZES) or (config.training.batch_size,)
     named = [config.model.dtype] if _DTYPES.value is None else _DTYPES.value
@@ -70,22 +112,7 @@ def main(argv: Sequence[str]) -> None:
     ]
     if not settings:
         raise InputError("--dtypes, --sizes and --batch_sizes: nothing is left to time; give at least one of each")
-    for setting in settings:
-        modes.check(config, setting)
-    for name in filter(None, (_OUT.value, _PLOT.value)):
-        if not Path(name).resolve().parent.is_dir():
-            raise InputError(f"{name}: there is no such folder to write it in; make it first")
-    rows = []
-    for setting in settings:
-        rows.append(modes.run(config, setting, repetitions=_REPETITIONS.value, with_layers=_LAYERS.value))
-        if rows[-1].get("layers"):
-            console.print(results.layer_table(rows[-1]))
-    found = environment.describe()
-    console.print(results.table(rows, title=f"{found['devices']} x {found['device']} ({found['processor']})"))
-    if _OUT.value:
-        results.save(Path(_OUT.value), {"environment": found, "config": config_lib.to_dict(config), "rows": rows})
-    if _PLOT.value:
-        files.write(Path(_PLOT.value), plots.to_png(results.plot(rows)))
+    return settings
 
 
 if __name__ == "__main__":

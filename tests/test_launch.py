@@ -188,6 +188,22 @@ def test_an_audit_ends_with_1_where_one_picture_is_trained_and_tested(tmp_path: 
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_a_row_that_cannot_be_timed_costs_no_other(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    text = fork(
+        "benchmark",
+        "--config=configs/kolektor_steel.py",
+        "--sizes=64x64",
+        "--batch_sizes=1000000000,1",  # 16 TB of images
+        "--repetitions=2",
+        f"--out={out}",
+        tmp_path=tmp_path,
+        code=1,
+    )
+    assert "left out: Setting(mode='inference', batch_size=1000000000" in text
+    assert [row["batch_size"] for row in json.loads(out.read_text())["rows"]] == [1]
+
+
 def test_a_launcher_starts_once_more_for_its_memory_unless_told_otherwise(tmp_path: Path) -> None:
     (tmp_path / "probe.py").write_text(
         "import os, sys\n"

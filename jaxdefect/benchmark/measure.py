@@ -129,7 +129,8 @@ def cost_of(compiled: Any) -> Cost:
     counted: Any = compiled.cost_analysis() or {}
     counted = dict(counted[0] if isinstance(counted, list) else counted)
     if jax.default_backend() == "gpu":
-        counted["bytes accessed"] = float(sum(count for _, count in programs.started(compiled.as_text()))) or None
+        launches = programs.kernel_launches(compiled.as_text())
+        counted["bytes accessed"] = float(sum(count for _, count in launches)) or None
     memory = compiled.memory_analysis()
     sizes = {name: getattr(memory, f"{name}_size_in_bytes", None) for name in ("argument", "output", "temp")}
     return Cost(

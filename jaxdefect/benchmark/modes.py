@@ -5,7 +5,7 @@ import functools
 import itertools
 import time
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -93,7 +93,8 @@ def _program_figures(
 def _stream_figures(times: measure.Times, config: Config, **others: Any) -> dict[str, Any]:
     """Of calls in a stream: what is read ahead makes single ones uneven, so the rate is that of all together."""
     rate = config.training.batch_size / times.mean
-    return {"times": dataclasses.asdict(times), "images_per_second": rate, "is_stream": True, **others}
+    figures = {"times": dataclasses.asdict(times), "images_per_second": rate, "is_stream": True}
+    return figures | {"memory": measure.peak_memory()} | others
 
 
 def _network(config: Config) -> tuple[nn.Module, dict[str, Any]]:
@@ -238,37 +239,47 @@ def _input(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -
 def _end_to_end(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
     """Training steps with their input, as `launch.train` does them; how long the device waits for its input.
 
-    The same steps on one batch, before and after, are what they take without an input. On a CPU the input's own work
-    is on the same cores, and counts as waiting.
+    The same steps on one batch that is on the devices, before and after, are what they take without an input. On a CPU
+    the input's own work is on the same cores, and counts as waiting. A training set on the devices has no input.
     """
     del with_layers
     data = _data(config)
+    if config.training.scan_steps:
+        times, others = _time_resident(config, data, mesh, repetitions=repetitions)
+        return _stream_figures(times, config, **others)
     stream = _Stream(config, data, repetitions=repetitions)
     compiled, current = _step(config, mesh)
-    holder: list[Any] = [compiled(current, step.place(stream.first, mesh))]
+    placed = step.place(stream.first, mesh)
+    program, seconds, cost = measure.compile_program(compiled, current, placed, num_devices=mesh.size)
+    holder: list[Any] = [program(current, placed)]
     seconds_reading: list[float] = []
 
-    def train(batches: Iterator[pipeline.Batch]) -> None:
+    def train(next_batch: Callable[[], Mapping[str, jax.Array]]) -> None:
         """As the loop does: the figures of a step are read after the next one is dispatched."""
         state_now, metrics = holder[0]
         start = time.perf_counter()
-        batch = next(batches)
+        batch = next_batch()
         seconds_reading.append(time.perf_counter() - start)
-        holder[0] = compiled(state_now, step.place(batch, mesh))
+        holder[0] = program(state_now, batch)
         jax.device_get(metrics)
 
     def alone() -> float:
-        return stream.time(lambda: train(itertools.repeat(stream.first))).mean
+        return stream.time(lambda: train(lambda: placed)).mean
 
     before = alone()
-    if config.training.scan_steps:
-        times, others = _time_resident(config, data, mesh, repetitions=repetitions)
-    else:
-        times = stream.time(lambda: train(stream.reader))
-        others = {"reading_seconds": float(np.mean(seconds_reading[-times.repetitions :]))}
+    times = stream.time(lambda: train(lambda: step.place(next(stream.reader), mesh)))
+    reading_seconds = float(np.mean(seconds_reading[-times.repetitions :]))
     step_seconds = (before + alone()) / 2
     share = max(0.0, 1.0 - step_seconds / times.mean)
-    return _stream_figures(times, config, step_seconds=step_seconds, waiting_share=share, **others)
+    return _stream_figures(
+        times,
+        config,
+        compile_seconds=seconds,
+        cost=dataclasses.asdict(cost),
+        step_seconds=step_seconds,
+        waiting_share=share,
+        reading_seconds=reading_seconds,
+    )
 
 
 def _time_resident(
@@ -281,14 +292,14 @@ def _time_resident(
     chunk = resident.make_chunk(module, config, stage, targets=data.targets, mesh=mesh)
     size, batch_size = resident.steps_per_call(config, mesh), config.training.batch_size
     num_calls = max(repetitions, 5 * _THREADS_AHEAD // size)
-    order = pipeline.training_order(
+    draw = pipeline.training_draws(
         data.samples, config.data, batch_size=batch_size, num_steps=size * (num_calls + 2), seed=0
     )
     starts = itertools.count(0, size)
 
     def dispatch(current: state.TrainState) -> tuple[state.TrainState, step.Metrics]:
         start = next(starts)
-        return chunk(current, elements, order[start : start + size], start)
+        return chunk(current, elements, draw(start, start + size), start)
 
     holder = [dispatch(step.replicate(state.initial_state(module, config, stage), mesh))]
 

@@ -1,4 +1,4 @@
-"""What a compiled program for a GPU starts, read from its text."""
+"""The kernel launches of a compiled program for a GPU, read from its text."""
 
 import math
 import re
@@ -21,8 +21,8 @@ _ITEM_BYTES = {
 _STARTED = ("call", "conditional", "copy", "convert", "custom-call", "fusion", "reduce", "reduce-window", "transpose")
 
 
-def started(text: str) -> Iterator[tuple[str, int]]:
-    """Of every program that a call of a compiled one starts its line, and the bytes that it reads and writes.
+def kernel_launches(text: str) -> Iterator[tuple[str, int]]:
+    """Yields the HLO line, and the bytes read and written, of every kernel that a call of a compiled program launches.
 
     A slice counts as the whole array, and a loop not at all.
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -152,13 +152,20 @@ def training_batches(
     return elements.batch(batch_size)[:num_steps]
 
 
-def training_order(
+def training_draws(
     samples: Sequence[Sample], config: DataConfig, *, batch_size: int, num_steps: int, seed: int
-) -> np.ndarray:
-    """Which samples `training_batches` draws: their indices, [num_steps, batch_size] int32."""
-    num_draws = num_steps * batch_size
-    order = _order([s.label for s in samples], config, num_draws=num_draws, seed=seed, shard=(0, 1))
-    return np.array([order[i] for i in range(num_draws)], np.int32).reshape(num_steps, batch_size)
+) -> Callable[[int, int], np.ndarray]:
+    """Which samples `training_batches` draws: for steps [start, end) their indices, [end - start, batch_size] int32.
+
+    A draw takes 20 microseconds, so that those of a whole training would delay its first step.
+    """
+    order = _order([s.label for s in samples], config, num_draws=num_steps * batch_size, seed=seed, shard=(0, 1))
+
+    def draw(start: int, end: int) -> np.ndarray:
+        draws = [order[i] for i in range(start * batch_size, end * batch_size)]
+        return np.array(draws, np.int32).reshape(end - start, batch_size)
+
+    return draw
 
 
 def _order(
@@ -251,15 +258,16 @@ class TrainingElement:
         self._free_bytes = config.cache_mb * 2**20
 
     def _load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """`load`, from memory where it can be. Threads may load the same sample at once, which only costs time."""
+        """`load`, from memory where it can be. Threads may load a sample at once, of which one is kept."""
         kept = self._kept.get(sample.id)
         if kept is not None:
             return kept
         image, mask = load(sample, self.config)
         size = image.nbytes + mask.nbytes
         if size <= self._free_bytes:
-            self._free_bytes -= size
-            self._kept[sample.id] = image.copy(), mask.copy()  # not views of larger arrays
+            copy = image.copy(), mask.copy()  # not views of larger arrays
+            if self._kept.setdefault(sample.id, copy) is copy:
+                self._free_bytes -= size
         return image, mask
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:

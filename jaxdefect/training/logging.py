@@ -47,9 +47,7 @@ class MetricWriter:
     def _open(self, step: int) -> None:
         path = self.workdir / "metrics.jsonl"
         if path.exists():
-            kept = [
-                line for line in path.read_text().splitlines() if _step_of(line) is not None and _step_of(line) <= step
-            ]
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)

@@ -59,8 +59,8 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass
 class Session:
-    """What the parts of one training share; only `pending` changes: the last step dispatched, and the figures of it
-    and of those dispatched with it, scalars or [K].
+    """What the parts of one training share. What changes: `pending`, the last step dispatched, and the figures of it
+    and of those dispatched with it, scalars or [K]; and `elements`, the training set once it is on the devices.
     """
 
     run: runs.Run
@@ -72,6 +72,7 @@ class Session:
     steps_per_epoch: int
     train_samples: Sequence[Sample]
     pending: tuple[int, Mapping[str, Any]] | None = None
+    elements: resident.Elements | None = None
 
 
 def train(config: Config, workdir: Path, *, part: Part | None = None) -> int:
@@ -210,20 +211,22 @@ def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batc
     """Several steps at a time, up to the end of the epoch, on a training set that stays on the devices."""
     del start
     config, targets = session.run.config, session.run.targets
-    order = pipeline.training_order(
+    draw = pipeline.training_draws(
         session.train_samples,
         config.data,
         batch_size=config.training.batch_size,
         num_steps=len(batches),
         seed=config.training.seed,
     )
-    elements = resident.load(session.train_samples, config, targets=targets, mesh=session.mesh)
+    if session.elements is None:
+        session.elements = resident.load(session.train_samples, config, targets=targets, mesh=session.mesh)
+    elements = session.elements
     compiled = resident.make_chunk(session.module, config, stage, targets=targets, mesh=session.mesh)
 
     def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
         rest_of_epoch = session.steps_per_epoch - number % session.steps_per_epoch
         end = number + min(resident.steps_per_call(config, session.mesh), rest_of_epoch)
-        return end, *compiled(current, elements, order[number:end], number)
+        return end, *compiled(current, elements, draw(number, end), number)
 
     return advance
 
@@ -329,7 +332,8 @@ def state_at(
         images = np.concatenate([batch["image"] for batch in first])
         return state.initial_state(session.module, config, stages[0], images=images)
     stage = next(stage for stage in stages if stage.start < start <= stage.end)
-    return session.checkpoints.restore(start, state.initial_state(session.module, config, stage))
+    template = jax.eval_shape(lambda: state.initial_state(session.module, config, stage))
+    return session.checkpoints.restore(start, template)
 
 
 def summary(figures: dict[str, float], speed: float) -> str:

@@ -66,7 +66,7 @@ ENTRY %main (image: bf16[1,4,4,2], kernel: f32[3,3]) -> f32[16] {
   ROOT %fusion = f32[16]{0} fusion(%map, %map, %map, %map, %map, /*index=5*/%kernel), kind=kLoop, calls=%fused
 }
 """
-    found = list(programs.started(text))
+    found = list(programs.kernel_launches(text))
     assert ["cudnn" in line for line, _ in found] == [True, False]
     assert [count for _, count in found] == [2 * 32 + 4 * 9 + 4 * 16 + 64, 4 * 16 + 5 * 4 * 16 + 4 * 9]
 
@@ -115,7 +115,7 @@ def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: C
     ("architecture", "is_training"), [("segdec", False), *((name, True) for name in models.ARCHITECTURES)]
 )
 def test_layers_of_every_network_can_be_called_alone(architecture: str, is_training: bool, monkeypatch):
-    """On shapes of what is timed: a tall image is turned over in training, a batch in parts in inference."""
+    """On shapes of what is timed: a tall image is transposed in training, a batch in parts in inference."""
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     monkeypatch.setattr(models, "_PART_PIXELS", 96 * 64)
     compiled = measure.Cost(100.0, None, None, None, None)
@@ -161,7 +161,9 @@ def test_every_mode_gives_a_row_that_can_be_kept_shown_and_compared(
     if mode in ("inference", "train"):
         assert row["limits"]["binding_limit"] in ("matrix product", "copy")
         assert row["cost"]["flops"] > 1e8
+    assert row["memory"]["host"] > 0
     if mode == "end_to_end":
+        assert row["compile_seconds"] > 0
         assert 0 <= row["waiting_share"] < 1
         assert 0 <= row["reading_seconds"] < row["times"]["mean"]
     path = tmp_path / "row.json"

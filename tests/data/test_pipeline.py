@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -96,6 +98,26 @@ def test_what_memory_holds_is_read_once(samples, split, cache_mb, num_kept, monk
     assert same(expected, [stream[i] for i in range(40)])
     assert len(reads) == 16
     assert sum(count == 1 for count in reads.values()) == num_kept
+
+
+def test_threads_that_load_a_sample_at_once_use_up_memory_for_one(samples, monkeypatch) -> None:
+    """Of memory for two and a half, so that the second sample is read once however often it comes."""
+    reads, both_read = collections.Counter(), threading.Barrier(2)
+    original = pipeline.load
+
+    def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+        reads[sample.id] += 1
+        if sample is samples[0]:
+            both_read.wait(timeout=60)
+        return original(sample, config)
+
+    monkeypatch.setattr(pipeline, "load", load)
+    element = pipeline.TrainingElement(dataclasses.replace(CONFIG, cache_mb=2.5 * 64 * 72 * 5 / 2**20), TARGETS)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(element, [samples[0]] * 2, [np.random.default_rng(0)] * 2))
+    for _ in range(3):
+        element(samples[1], np.random.default_rng(0))
+    assert reads == {samples[0].id: 2, samples[1].id: 1}
 
 
 def test_shards_are_disjoint_and_balanced(samples, split) -> None:

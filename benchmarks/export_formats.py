@@ -33,7 +33,7 @@ from jaxdefect.model_config import (
 from launch import cli
 
 _IMAGES = flags.DEFINE_string("images", None, "folder or quoted pattern")
-_SIZE = flags.DEFINE_list("size", ["352", "128"], "height and width of the network's input")
+_SIZE = flags.DEFINE_string("size", "352x128", "of the network's input, HEIGHTxWIDTH")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 20, "images to compare on")
 _ONLY = flags.DEFINE_list("only", None, "names of rows; default: all")
 _STATISTICS_PASSES = 40  # of batch norm: 0.9^40 of the initial statistics is left
@@ -57,7 +57,7 @@ ARCHITECTURES: dict[str, ModelConfig] = {
 def main(argv: Sequence[str]) -> None:
     """Prints a row for every architecture and format."""
     del argv
-    height, width = map(int, _SIZE.value)
+    height, width = cli.size(_SIZE.value, flag="size")
     paths = list(find_images(cli.required(_IMAGES), out=Path("results")).values())
     chosen = [paths[place] for place in np.linspace(0, len(paths) - 1, _NUM_IMAGES.value).astype(int)]
     images = np.stack([resize_image(read_image(path, num_channels=1), height, width) for path in chosen])

@@ -42,7 +42,7 @@ except ModuleNotFoundError:
 
 _ROOT = flags.DEFINE_string("root", "KolektorSDD", "Folder of KolektorSDD.")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Worker processes of the DataLoader.")
-_SIZE = flags.DEFINE_list("size", ["704", "256"], "Height and width of the network's input.")
+_SIZE = flags.DEFINE_string("size", "704x256", "Of the network's input, HEIGHTxWIDTH.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Passes over all images, in turns, after a first one.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for the figures.")
 
@@ -84,7 +84,7 @@ class Surfaces(Dataset):
 def main(argv: Sequence[str]) -> None:
     """Compares, times, prints a line for each side, writes the JSON file."""
     del argv
-    height, width = map(int, _SIZE.value)
+    height, width = cli.size(_SIZE.value, flag="size")
     config = DataConfig(
         reader="kolektor",
         root=_ROOT.value,

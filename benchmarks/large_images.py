@@ -23,6 +23,7 @@ from jaxdefect.benchmark import environment, modes
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.model_config import RegressionConfig
+from launch import cli
 
 _IMAGES = flags.DEFINE_integer("images", 7, "How many.")
 _SIZE = flags.DEFINE_string("size", "8192x12800", "Of an image, HEIGHTxWIDTH.")
@@ -61,7 +62,7 @@ def predictor() -> Predictor:
 
 def images() -> list[np.ndarray]:
     """[H, W, 1] uint8 each, below half but for the spots."""
-    height, width = (int(side) for side in _SIZE.value.split("x"))
+    height, width = cli.size(_SIZE.value, flag="size")
     rng, made = np.random.default_rng(0), []
     for _ in range(_IMAGES.value):
         image = rng.integers(40, 80, (height, width, 1), np.uint8)

@@ -117,7 +117,7 @@ def compare(case: Case, *, device: str) -> dict[str, Any]:
 
     Raises:
       RuntimeError: the outputs, or what a training's first step makes of them, differ by more than `_TOLERANCE`.
-      EOFError: a side's process has failed; what it printed says why.
+      EOFError, OSError: a side's process has failed; what it printed says why.
     """
     tunables = cli.memory_settings(has_huge_pages=True, keeps_memory=not case.is_training)
     if _MEMORY_SETTINGS.value:
@@ -162,7 +162,7 @@ def _difference(
     # Of the decisions U-Net's and regression's are other functions of the same map.
     count = 2 if case.model.architecture == "segdec" else 1
     pairs = zip(ours[:count], theirs[:count], strict=True)
-    largest = max(float(np.abs(b - a).max() / np.abs(b).max()) for a, b in pairs)
+    largest = float(np.max([np.abs(b - a).max() / np.abs(b).max() for a, b in pairs]))  # NaN if there is one
     if not largest <= _TOLERANCE[case.model.dtype] * (_STEP_TOLERANCE if is_step else 1):
         raise RuntimeError(f"{case}: the two sides differ by {largest:.1e} of the largest output")
     return largest
@@ -176,14 +176,14 @@ def _wanted() -> dict[str, Case]:
             raise app.UsageError(f"--{flag}: {', '.join(sorted(unknown))}: must be among {', '.join(known)}")
     try:
         batches = [int(text) for text in _BATCH_SIZES.value or []]
-        height, width = map(int, _SIZE.value.split("x")) if _SIZE.value else (0, 0)
+        size = cli.size(_SIZE.value, flag="size") if _SIZE.value else None
     except ValueError as error:
         raise app.UsageError(f"--batch_sizes as 1,8,32 and --size as 1408x512: {error}") from error
     wanted = {}
     for name, dtype in itertools.product(names, _DTYPES.value):
         case = dataclasses.replace(CASES[name], model=dataclasses.replace(CASES[name].model, dtype=dtype))
         for batch in batches or [case.batch]:
-            changed = dataclasses.replace(case, batch=batch, size=(height, width) if _SIZE.value else case.size)
+            changed = dataclasses.replace(case, batch=batch, size=size or case.size)
             parts = [name] + [dtype] * (dtype != "float32") + [_SIZE.value] * (changed.size != case.size)
             wanted[" ".join(parts + [f"batch {batch}"] * (batch != case.batch))] = changed
     return wanted
@@ -205,7 +205,7 @@ def main(argv: Sequence[str]) -> None:
     for name, case in wanted.items():
         try:
             figures = compare(case, device=device)
-        except (EOFError, RuntimeError) as error:
+        except (EOFError, OSError, RuntimeError) as error:  # OSError: a process that died while it waited
             failed.append(name)
             print(f"{name}: failed: {str(error) or 'a process ended, see above'}", flush=True)
             continue

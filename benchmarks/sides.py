@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -139,6 +140,7 @@ def pytorchs(case: Case, *, setting: str, device: str) -> Side:
 
     from benchmarks import torch_models
 
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # by itself it may leave out a core's second thread
     dtype, is_cuda = case.model.dtype, device == "cuda"
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"

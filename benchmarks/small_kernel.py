@@ -2,7 +2,7 @@
 
     python -m benchmarks.small_kernel [--repetitions=7]
 
-The layers of the steel detector (3x3) and of SegDecNet (5x5) at 704x256, turned over as in training, and the widest one
+The layers of the steel detector (3x3) and of SegDecNet (5x5) at 704x256, transposed as in training, and the widest one
 of the regression. The gradients' times include the convolution, as in training.
 """
 

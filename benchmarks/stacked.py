@@ -17,19 +17,19 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.sides import STEEL
 from jaxdefect import models
 from jaxdefect.benchmark import environment, modes
 from jaxdefect.config import Config
 from jaxdefect.model_config import ModelConfig, SegDecConfig, UNetMobileNetV2Config
 from jaxdefect.training import stacked, state, step
 
-_STEEL = SegDecConfig(kernels="atrous", attention=True)
 CASES: dict[str, tuple[ModelConfig, tuple[int, int]]] = {
     "segdec_128x64": (SegDecConfig(), (128, 64)),
     "segdec_352x128": (SegDecConfig(), (352, 128)),
-    "steel_64x64": (_STEEL, (64, 64)),
-    "steel_128x64": (_STEEL, (128, 64)),
-    "steel_352x128": (_STEEL, (352, 128)),
+    "steel_64x64": (STEEL, (64, 64)),
+    "steel_128x64": (STEEL, (128, 64)),
+    "steel_352x128": (STEEL, (352, 128)),
     "unet_mobilenet_128x128": (UNetMobileNetV2Config(), (128, 128)),
 }
 

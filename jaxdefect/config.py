@@ -149,8 +149,8 @@ class TrainingConfig:
     epochs: int = 50  # of each stage; an epoch shows every positive once and as many negatives
     steps_per_epoch: int = 0  # 0: as many as show every positive once
     batch_size: int = 1  # over all devices
-    # 0: Grain feeds every step. K: the decoded training set stays on the device, which draws, augments and trains K
-    # steps in one call (`training/resident.py`); for data that fits.
+    # 0: Grain feeds every step. K: the decoded training set stays on the device, which gathers, augments and trains on
+    # K batches in one call (`training/resident.py`); for data that fits.
     scan_steps: int = 0
     ema_decay: float = 0.0  # of the weights used for evaluation; 0: the weights themselves
     validate_every_epochs: int = 1
@@ -172,7 +172,7 @@ class InferenceConfig:
     join_distance_px: int = 0  # components closer than this are one defect
     min_area_px: int = 0  # what is smaller, after joining, is no defect
     tile_overlap: float = 0.5  # the share of a tile's side that neighbouring tiles of an image have in common
-    large_kernel: LargeKernel = "auto"  # how a trained 15x15 convolution is computed: see models.inference_variables
+    large_kernel: LargeKernel = "auto"  # whether a 15x15 kernel's spectrum is kept: see models.inference_variables
 
 
 @dataclasses.dataclass(frozen=True)

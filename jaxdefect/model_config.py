@@ -13,7 +13,7 @@ from jaxdefect.types import InputError
 Dtype = Literal["float32", "tf32", "bfloat16"]  # of the computation (`models/precision.py`); parameters stay float32
 # What the network sees of an intensity x in [0, 1]: x; (x - mean) / deviation of ImageNet's channels; 2 x - 1.
 InputNorm = Literal["none", "imagenet", "symmetric"]
-LargeKernel = Literal["auto", "direct", "fft"]  # how inference computes a 15x15 convolution
+LargeKernel = Literal["auto", "direct", "fft"]  # whether inference keeps the spectrum of a 15x15 kernel
 Score = Literal["mean", "max"]  # how a map becomes the image's score where no layer is trained for that
 _MIN_SIZE = 64
 

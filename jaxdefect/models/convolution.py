@@ -1,8 +1,8 @@
 """Stride-1 SAME convolution, in the way that suits its size and the device; all ways give the same numbers.
 
 Accelerators take XLA's own. On a CPU that is slow for 1x1 kernels (`pointwise`), large ones (`large_kernel`), 3x3 and
-5x5 ones (`small_kernel`), for few features (`convolve_by_taps`) and for few channels (`few_channels` where the sums are
-short, else `convolve_in_pairs`).
+5x5 ones (`small_kernel`), for few features (`convolve_by_one_product`) and for few channels (`few_channels` where the
+sums are short, else `convolve_in_pairs`).
 """
 
 import functools
@@ -43,7 +43,7 @@ def convolve(
         return convolve_few(image, kernel, padding=((margin, margin), (margin, margin)), dilation=dilation)
     suits_pairs = dilation == 1 and channels <= 8 and features <= 16 and image.shape[2] % 2 == 0
     if side**2 * features <= channels:
-        on_cpu = functools.partial(convolve_by_taps, dilation=dilation)
+        on_cpu = functools.partial(convolve_by_one_product, dilation=dilation)
     elif side <= 5 and (has_winograd(image, kernel, dilation=dilation) or not suits_pairs):
         return convolve_small(image, kernel, dilation)
     elif dilation == 1 and large_kernel.is_large(kernel):
@@ -55,8 +55,8 @@ def convolve(
     return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
 
 
-def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
-    """The same for few features: every pixel's product with all taps at once, then a sum of shifted maps."""
+def convolve_by_one_product(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:
+    """`convolve` for few features: every pixel's product with all taps at once, then a sum of shifted maps."""
     side, _, channels, features = kernel.shape
     batch, height, width, _ = image.shape
     products = jnp.matmul(
@@ -75,7 +75,7 @@ def convolve_by_taps(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) 
 
 
 def convolve_in_pairs(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same for few channels and features and an even width, two columns computed as one of twice the channels.
+    """`convolve` for few channels and features and an even width, two columns computed as one of twice the channels.
 
     A quarter more arithmetic for a 5x5 kernel, but a CPU's vectors are full: 8 -> 16 channels on a map of 88x32 with
     its gradients 1.8 -> 0.5 ms (two cores).

@@ -27,7 +27,10 @@ _ROWS = 0.36  # the sum of row products, per pixel and tap
 
 
 def convolve_on_cpu(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """By rows, or by the kernel's spectrum where the map is large enough to be worth its computation."""
+    """Stride-1 SAME convolution: [B, H, W, I], kernel [k, k, I, O] with odd k -> [B, H, W, O].
+
+    By rows, or by the kernel's spectrum where the map is large enough to be worth its computation.
+    """
     side, (batch, height, width, _) = kernel.shape[0], image.shape
     batch = batch if isinstance(batch, int) else 1  # an export's may be a symbol
     tile, cost = _best_tile(height, width, batch=batch, side=side, per_frequency=_TRANSFORMING)
@@ -48,7 +51,7 @@ def _best_tile(height: int, width: int, *, batch: int, side: int, per_frequency:
 
 
 def convolve_by_rows(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same as a sum over kernel rows of one matrix product each; its gradients are matrix products too."""
+    """`convolve_on_cpu` as a sum over kernel rows of one matrix product each; its gradients are matrix products too."""
     side, _, channels, features = kernel.shape
     batch, height, width, _ = image.shape
     padding = side // 2
@@ -101,7 +104,7 @@ def spectrum(kernel: jax.Array, *, tile: int) -> jax.Array:
 
 
 def convolve_by_spectrum(image: jax.Array, kernel_spectrum: jax.Array, *, side: int) -> jax.Array:
-    """The same for a kernel of odd side `side` whose `spectrum` is given (Cooley & Tukey's, overlap-save in tiles).
+    """`convolve_on_cpu` for a kernel of odd side `side` whose `spectrum` is given: overlap-save in tiles.
 
     The image is cut into overlapping tiles, each transformed, multiplied at every frequency (a matrix product over the
     channels), and transformed back; what wraps around is thrown away. Transforms are matrix products, which a CPU

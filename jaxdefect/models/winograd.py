@@ -31,7 +31,7 @@ _Carry = tuple[jax.Array, list[jax.Array], list[jax.Array]]  # result, sums of p
 
 
 def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation: int) -> bool:
-    """Whether XLA is slower on a CPU, for an image [B, H, W, I], a kernel's side of 3 or 5, and so many features."""
+    """Whether XLA is slower on a CPU, for an image [B, H, W, I] and a kernel [side, side, I, features]."""
     batch, height, width, channels = shape
     places = batch * height * width
     padded = batch * math.prod(_num_tiles(size, dilation) * _TILE * dilation for size in (height, width))
@@ -39,7 +39,8 @@ def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation:
     products = places * side**2 * channels * features
     per_value = products / (places * (channels + features))
     has_work = channels >= _MANY_CHANNELS or (per_value >= _PRODUCTS_PER_VALUE and products >= _LEAST_PRODUCTS)
-    return is_large and has_work and padded <= _MOST_PADDING * places and channels + features <= _MOST_CHANNELS
+    is_known = side in (3, 5) and channels + features <= _MOST_CHANNELS
+    return is_known and is_large and has_work and padded <= _MOST_PADDING * places
 
 
 def _num_tiles(size: int, dilation: int) -> int:
@@ -62,7 +63,7 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of a stride-1 SAME convolution, that of the kernel nearer to the exact one than XLA's.
 
-    The image's is the cotangent's convolution with the kernel turned over, and the kernel's needs what that makes of
+    The image's is the cotangent's convolution with the kernel flipped, and the kernel's needs what that makes of
     the cotangent.
 
     Args:
@@ -74,8 +75,8 @@ def gradients(
     Returns:
       [B, H, W, I] and [k, k, I, O], float32 (float64 of float64).
     """
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    to_image, products, last = _by_strips(cotangent, turned, wait_for(cotangent, image), dilation=dilation)
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    to_image, products, last = _by_strips(cotangent, flipped, wait_for(cotangent, image), dilation=dilation)
     of_points = _at_points(len(kernel))
     products = wait_for(last, jnp.stack(products)).reshape(len(of_points), -1)
     to_kernel = _multiply(of_points.T, products).reshape(kernel.shape)

@@ -1,4 +1,4 @@
-"""What a CPU does its own way, images turned over, a batch in parts or on two devices, gives the same."""
+"""What a CPU does its own way, images transposed, a batch in parts or on two devices, gives the same."""
 
 import flax.linen as nn
 import jax

@@ -71,7 +71,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             rows.append(modes.run(config, setting, repetitions=_REPETITIONS.value, with_layers=_LAYERS.value))
         except (jax.errors.JaxRuntimeError, MemoryError) as error:  # above all of too little memory: others may fit
-            left_out.append(f"left out: {setting}: {str(error).splitlines()[0]}")
+            reason = str(error).partition("\n")[0] or "memory ended"
+            left_out.append(f"left out: {setting}: {reason}")
             continue
         if rows[-1].get("layers"):
             console.print(results.layer_table(rows[-1]))

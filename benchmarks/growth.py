@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
         point = Point(**{**values, "image_size": tuple(values["image_size"])})
         print(json.dumps(_run(point, repetitions=_REPETITIONS.value)))
         return
-    from jaxdefect.benchmark import environment
+    from jaxdefect.benchmark import environment, results
 
     if not _OUT.value:
         raise app.UsageError("--out=FILE.json is missing")
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
             figures = json.loads(done.stdout.splitlines()[-1])
         print(point, figures, flush=True)
         content["rows"].append({"point": json.loads(text), **figures, "environment": environment.describe()})
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        results.save(path, content)
     if _PLOT.value:
         _plot(content["rows"], Path(_PLOT.value))
 

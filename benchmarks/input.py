@@ -13,7 +13,6 @@ there are cores, is the limit of all that keep no images.
 import collections
 import dataclasses
 import itertools
-import json
 import math
 import os
 import statistics
@@ -28,7 +27,7 @@ import cv2
 import numpy as np
 from absl import flags
 
-from jaxdefect.benchmark import environment
+from jaxdefect.benchmark import environment, results
 from jaxdefect.config import AugmentConfig, DataConfig, SplitConfig
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.types import Sample, Targets
@@ -137,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{name}: {rate['first']:.0f} images/s in the first pass, {rate['later']:.0f} later; {share:.2f}")
     if _OUT.value:
         content = {"images_per_second": rates, "size": [height, width], "environment": environment.describe()}
-        Path(_OUT.value).write_text(json.dumps(content, indent=1) + "\n")
+        results.save(Path(_OUT.value), content)
 
 
 def _decoded(samples: Sequence[Sample], config: DataConfig) -> Iterator[np.ndarray]:

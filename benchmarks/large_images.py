@@ -1,6 +1,7 @@
 """Times the judgement of large gray images in tiles, from host memory to score, map and defects.
 
-    python -m benchmarks.large_images [--images=7 --size=8192x12800 --tile=256 --overlap=0 --batch_size=64 --dtype=tf32]
+    python -m benchmarks.large_images [--images=7 --size=8192x12800 --tile=256 --overlap=0 --batch_size=64 --dtype=tf32
+        --out=FILE.json]
 
 By default the regression network on the seven images of a cover glass (He & Liu 2020: in 2.5 s on a GTX 1080 Ti; by the
 paper's own table of 50 ms for 64 patches it would be 8.75 s), with untrained weights, on noise with some bright spots.
@@ -19,7 +20,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxdefect import models
-from jaxdefect.benchmark import environment, modes
+from jaxdefect.benchmark import environment, modes, results
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.model_config import RegressionConfig
@@ -34,6 +35,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", list(modes.DTYPES), "Of the netwo
 _NETWORK = flags.DEFINE_enum("network", "regression", ["regression", "none"], "What judges a tile.")
 _DEFECTS = flags.DEFINE_integer("defects", 5, "Bright spots of 32x32 pixels in an image.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Timed passes over all images.")
+_OUT = flags.DEFINE_string("out", None, "JSON file for the figures.")
 
 
 def _cell_means(_: Any, images: jax.Array) -> dict[str, jax.Array]:
@@ -104,6 +106,8 @@ def main(argv: Sequence[str]) -> None:
         f" ({rate:.0f} megapixels/s), {seconds['count']:.0f} defects {seconds['defects']:.2f} s, together"
         f" {seconds['all']:.2f} s"
     )
+    if _OUT.value:
+        results.save(Path(_OUT.value), {"passes": passes, "environment": found})
 
 
 if __name__ == "__main__":

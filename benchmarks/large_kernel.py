@@ -1,17 +1,19 @@
 """Times the ways to compute a 15x15 convolution, 64 -> 1024 channels, and its gradients, in turns.
 
-    python -m benchmarks.large_kernel [--height=88 --width=32 --repetitions=5]
+    python -m benchmarks.large_kernel [--height=88 --width=32 --repetitions=5 --out=FILE.json]
 
 Prints the median seconds of XLA's own convolution, of `convolve_by_rows`, of `convolve_by_spectrum` with the kernel's
 spectrum computed anew ("spectrum") or at hand ("known spectrum"), and how often each fits into the first.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from absl import app, flags
 
 from benchmarks import turns
+from jaxdefect.benchmark import environment, results
 from jaxdefect.models import large_kernel
 from jaxdefect.models.xla import convolve_directly
 
@@ -20,6 +22,7 @@ _WIDTH = flags.DEFINE_integer("width", 32, "Width of the map.")
 _TILE = flags.DEFINE_integer("tile", 24, "Side of the tiles where the spectrum is computed anew.")
 _KNOWN_TILE = flags.DEFINE_integer("known_tile", 32, "Side of the tiles where the spectrum is at hand.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timed calls of each; the ways alternate.")
+_OUT = flags.DEFINE_string("out", None, "JSON file for the figures.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,9 +50,11 @@ def main(argv: Sequence[str]) -> None:
     direct, rows = convolve_directly, large_kernel.convolve_by_rows
     values = {"direct": value(direct), "rows": value(rows), "spectrum": value(by_spectrum)}
     values["known spectrum"] = lambda: known(image, spectrum)
-    turns.report("value", values, repetitions=_REPETITIONS.value)
+    figures = turns.report("value", values, repetitions=_REPETITIONS.value)
     ways = {"direct": gradients(direct), "rows": gradients(rows), "spectrum": gradients(by_spectrum)}
-    turns.report("gradients", ways, repetitions=_REPETITIONS.value)
+    figures += turns.report("gradients", ways, repetitions=_REPETITIONS.value)
+    if _OUT.value:
+        results.save(Path(_OUT.value), {"rows": figures, "environment": environment.describe()})
 
 
 if __name__ == "__main__":

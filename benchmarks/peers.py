@@ -37,7 +37,7 @@ from absl import app, flags
 
 from benchmarks import sides
 from benchmarks.sides import CASES, Case
-from jaxdefect.benchmark import environment, measure, modes
+from jaxdefect.benchmark import environment, measure, modes, results
 from launch import cli
 
 _CASES = flags.DEFINE_list("cases", None, "Cases to run; all by default.")
@@ -212,8 +212,7 @@ def main(argv: Sequence[str]) -> None:
         kept[name] = figures | {"case": dataclasses.asdict(case), "environment": environment.describe()}
         print(_line(name, case, figures), flush=True)
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(kept, indent=1) + "\n")
+            results.save(path, kept)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

@@ -11,7 +11,6 @@ trainings take XLA's own convolutions; their threshold is chosen in float32. Res
 
 import dataclasses
 import functools
-import json
 import unittest.mock
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,6 +109,7 @@ def main(argv: Sequence[str]) -> int:
     """Trains what is missing, judges, prints the table; the exit code."""
     import jax
 
+    from jaxdefect.benchmark import environment, results
     from jaxdefect.benchmark.modes import DTYPES
     from jaxdefect.studies import folds, tables
     from jaxdefect.training import runs
@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
                 if dtype == "float32":
                     for other in DTYPES[1:]:
                         of_run[f"{other}, trained in float32"] = _judge(run, other, is_emulated=is_emulated[other])
-            (workdir / "precision.json").write_text(json.dumps(figures, indent=1) + "\n")
+            results.save(workdir / "precision.json", {"figures": figures, "environment": environment.describe()})
     rows = [(name, *(_cell(of_run[name]) for of_run in figures.values())) for name in next(iter(figures.values()), {})]
     caption = "AP in %, false positives and false negatives" + (", TF32 emulated" if any(is_emulated.values()) else "")
     cli.console().print(tables.terminal(("judged in", *figures), rows, title="Precision", caption=caption))

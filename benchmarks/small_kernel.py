@@ -1,6 +1,6 @@
 """Times the small convolutions that training spends its time in and both their gradients, XLA's and ours, in turns.
 
-    python -m benchmarks.small_kernel [--repetitions=7]
+    python -m benchmarks.small_kernel [--repetitions=7 --out=FILE.json]
 
 The layers of the steel detector (3x3) and of SegDecNet (5x5) at 704x256, transposed as in training, and the widest one
 of the regression. The gradients' times include the convolution, as in training.
@@ -8,15 +8,18 @@ of the regression. The gradients' times include the convolution, as in training.
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from absl import app, flags
 
 from benchmarks import turns
+from jaxdefect.benchmark import environment, results
 from jaxdefect.models.small_kernel import convolve_small
 from jaxdefect.models.xla import convolve_directly
 
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Timed calls of each; both alternate.")
+_OUT = flags.DEFINE_string("out", None, "JSON file for the figures.")
 
 # [B, H, W, I], features, kernel, dilation
 _LAYERS = (
@@ -35,6 +38,7 @@ _LAYERS = (
 def main(argv: Sequence[str]) -> None:
     """Prints two lines for each layer."""
     del argv
+    rows = []
     for shape, features, side, dilation in _LAYERS:
         keys = jax.random.split(jax.random.key(0), 3)
         image = jax.random.normal(keys[0], shape)
@@ -47,9 +51,11 @@ def main(argv: Sequence[str]) -> None:
         }
         name = f"{side}x{side}, dilation {dilation}, {list(shape)} -> {features}"
         forward = {way: functools.partial(jax.jit(run), image, kernel) for way, run in ways.items()}
-        turns.report(name, forward, repetitions=_REPETITIONS.value)
+        rows += turns.report(name, forward, repetitions=_REPETITIONS.value)
         both = {way: functools.partial(_with_gradients(run), image, kernel, cotangent) for way, run in ways.items()}
-        turns.report(f"{name}, with both gradients", both, repetitions=_REPETITIONS.value)
+        rows += turns.report(f"{name}, with both gradients", both, repetitions=_REPETITIONS.value)
+    if _OUT.value:
+        results.save(Path(_OUT.value), {"rows": rows, "environment": environment.describe()})
 
 
 def _with_gradients(convolve: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:

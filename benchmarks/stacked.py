@@ -6,7 +6,6 @@ Per run and step the seconds of the program of one run, of stacked runs computed
 stacked runs by `vmap`; random images. The gain is how often the stacked step fits into that many steps alone.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from absl import app, flags
 
 from benchmarks.sides import STEEL
 from jaxdefect import models
-from jaxdefect.benchmark import environment, modes
+from jaxdefect.benchmark import environment, modes, results
 from jaxdefect.config import Config
 from jaxdefect.model_config import ModelConfig, SegDecConfig, UNetMobileNetV2Config
 from jaxdefect.training import stacked, state, step
@@ -51,8 +50,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"{name}, {count} runs: {alone:.4f} s a run's step alone; gain {gains}", flush=True)
             rows.append(row)
             if _OUT.value:
-                content = {"rows": rows, "environment": environment.describe()}
-                Path(_OUT.value).write_text(json.dumps(content, indent=1) + "\n")
+                results.save(Path(_OUT.value), {"rows": rows, "environment": environment.describe()})
 
 
 def _medians(model: ModelConfig, size: tuple[int, int], count: int) -> list[float]:

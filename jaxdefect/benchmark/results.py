@@ -19,7 +19,7 @@ _SMALL = 0.005  # of the whole time: layers below are not listed
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes {"environment": ..., "config": ..., "rows": [...]} as JSON."""
+    """Writes figures as JSON; launch.benchmark has {"environment": ..., "config": ..., "rows": [...]}."""
     files.write(path, json.dumps(content, indent=1) + "\n")
 
 

@@ -37,10 +37,11 @@ def _flip(
 ) -> tuple[np.ndarray, np.ndarray]:
     if not config.flip:
         return image, mask
-    for axis in (0, 1):
-        if rng.random() < 0.5:
-            image, mask = np.flip(image, axis), np.flip(mask, axis)
-    return image, mask
+    is_upside_down, is_mirrored = (rng.random() < 0.5 for _ in range(2))
+    if not (is_upside_down or is_mirrored):
+        return image, mask
+    code = -1 if is_upside_down and is_mirrored else int(is_mirrored)
+    return cv2.flip(image, code).reshape(image.shape), cv2.flip(mask, code)
 
 
 def _rotate90(

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxdefect.data import area
 from jaxdefect.types import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -32,8 +33,12 @@ def read_image(path: Path, *, num_channels: int) -> np.ndarray:
     Raises:
       InputError: the file is missing, empty, truncated or not an image, or its values are not 8 or 16 bit or in [0, 1].
     """
-    pixels = to_channels(decode_for(path, num_channels=num_channels), num_channels)
-    return to_unit_range(checked_range(pixels, path))
+    return to_unit_range(read_pixels(path, num_channels=num_channels))
+
+
+def read_pixels(path: Path, *, num_channels: int) -> np.ndarray:
+    """`read_image` before its division: [H, W, num_channels], uint8, uint16, or float32 in [0, 1]."""
+    return to_channels(decode_for(path, num_channels=num_channels), num_channels, path)
 
 
 def decode_for(path: Path, *, num_channels: int) -> np.ndarray:
@@ -122,9 +127,25 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes [H, W] or [H, W, C] to height x width: by area average when both sides shrink, else bilinearly."""
     if image.shape[:2] == (height, width):
         return image
+    if image.dtype == np.float32 and _is_fractional(image, height, width):
+        return area.shrink(image, height, width)
     is_shrinking = height <= image.shape[0] and width <= image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if is_shrinking else cv2.INTER_LINEAR)
     return resized.reshape(height, width, *image.shape[2:])  # OpenCV drops a channel axis of length 1
+
+
+def to_input(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels as stored, [H, W, C] uint8, uint16, or float32 in [0, 1], resized to float32 in [0, 1]."""
+    if pixels.dtype != np.float32 and _is_fractional(pixels, height, width):
+        return area.shrink(pixels, height, width) / np.float32(np.iinfo(pixels.dtype).max)
+    return resize_image(to_unit_range(pixels), height, width)
+
+
+def _is_fractional(image: np.ndarray, height: int, width: int) -> bool:
+    """Whether both sides shrink, and not both by whole factors, for which OpenCV is fast."""
+    rows, columns = image.shape[:2]
+    is_whole = rows % height == 0 and columns % width == 0
+    return height <= rows and width <= columns and not is_whole
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -158,14 +179,21 @@ def _read_bytes(path: Path, *, limit: int = -1) -> bytes:
     return data
 
 
-def to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
-    """Decoded pixels, gray or BGR or BGR with alpha, as [H, W, num_channels]; three channels are RGB."""
+def to_channels(pixels: np.ndarray, num_channels: int, path: Path) -> np.ndarray:
+    """A file's pixels, gray or BGR or BGR with alpha, as [H, W, num_channels] of a type that `to_unit_range` takes.
+
+    Three channels are RGB.
+
+    Raises:
+      InputError: the pixels are of another type, or floats beyond [0, 1].
+    """
+    pixels = _checked_range(pixels, path)
     if pixels.ndim == 2:
         gray = pixels[..., np.newaxis]
         return gray if num_channels == 1 else np.repeat(gray, num_channels, axis=2)
     colors = np.ascontiguousarray(pixels[..., :3])
     if num_channels == 3:
-        return colors[..., ::-1]
+        return cv2.cvtColor(colors, cv2.COLOR_BGR2RGB)
     return cv2.cvtColor(colors, cv2.COLOR_BGR2GRAY)[..., np.newaxis]
 
 
@@ -177,12 +205,8 @@ def to_unit_range(pixels: np.ndarray) -> np.ndarray:
     return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32, order="C")
 
 
-def checked_range(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """A file's pixels if `to_unit_range` takes them; float64 becomes float32.
-
-    Raises:
-      InputError: they are of another type, or floats beyond [0, 1].
-    """
+def _checked_range(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """A file's pixels if `to_unit_range` takes them; float64 becomes float32."""
     if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
         return pixels
     if pixels.dtype == np.float32 or pixels.dtype == np.float64:

@@ -306,7 +306,7 @@ def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
 
     Of the sample's window where it has one; at the network's input size, unless images keep their size.
     """
-    image = images.read_image(sample.image, num_channels=config.num_channels)
+    image = images.read_pixels(sample.image, num_channels=config.num_channels)
     if sample.label == 0 and sample.window is None:
         mask = np.zeros(image.shape[:2], np.uint8)  # `checks.check_samples` has read a good image's mask, it is empty
     else:
@@ -314,9 +314,9 @@ def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     if sample.window is not None:
         image, mask = patches.cut(image, sample.window), patches.cut(mask, sample.window)
     if config.fit == "patches":
-        return image, mask
+        return images.to_unit_range(image), mask
     height, width = config.image_size
-    return images.resize_image(image, height, width), annotation.resize_mask(mask, height, width)
+    return images.to_input(image, height, width), annotation.resize_mask(mask, height, width)
 
 
 def make_target(

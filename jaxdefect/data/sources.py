@@ -76,7 +76,7 @@ class DecodedImage:
         self.height, self.width = self._pixels.shape[:2]
 
     def read(self, window: Window) -> np.ndarray:
-        return images.checked_range(images.to_channels(_part(self._pixels, window), self._num_channels), self._path)
+        return images.to_channels(_part(self._pixels, window), self._num_channels, self._path)
 
 
 class TiffImage:
@@ -98,7 +98,7 @@ class TiffImage:
             pixels = self._stored(window)
         except _BROKEN as error:
             raise UnreadableImageError(f"{self._path}: broken TIFF ({error}); copy the file again") from error
-        return images.checked_range(images.to_channels(pixels, self._num_channels), self._path)
+        return images.to_channels(pixels, self._num_channels, self._path)
 
     def _stored(self, window: Window) -> np.ndarray:
         """[height, width, samples], colours as OpenCV orders them."""

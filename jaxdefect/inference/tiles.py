@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdefect.config import Config
 from jaxdefect.data import patches
-from jaxdefect.data.images import resize_image, to_unit_range
+from jaxdefect.data.images import to_input
 from jaxdefect.data.patches import Grid
 from jaxdefect.data.sources import ImageSource
 from jaxdefect.inference.blending import Blender
@@ -97,9 +97,9 @@ class Prepared:
         height, width = self.grid.size
         for top in self.grid.tops:
             band = patches.cut_source(self.source, Window(top, 0, height, max(self.source.width, width)))
-            band = band if self.grid.size == self.input_size else to_unit_range(band)
             for left in self.grid.lefts:
-                yield resize_image(band[:, left : left + width], *self.input_size)
+                tile = band[:, left : left + width]
+                yield tile if self.grid.size == self.input_size else to_input(tile, *self.input_size)
 
 
 def prepare(source: ImageSource, tiling: Tiling | None, *, input_size: tuple[int, int]) -> Prepared:
@@ -110,8 +110,8 @@ def prepare(source: ImageSource, tiling: Tiling | None, *, input_size: tuple[int
     """
     height, width = source.height, source.width
     if tiling is None:
-        whole = to_unit_range(source.read(Window(0, 0, height, width)))
-        return Prepared(source, input_size, resized=resize_image(whole, *input_size))
+        whole = source.read(Window(0, 0, height, width))
+        return Prepared(source, input_size, resized=to_input(whole, *input_size))
     return Prepared(source, input_size, patches.grid(height, width, size=tiling.size, stride_px=tiling.stride_px))
 
 

@@ -66,8 +66,7 @@ def _cut_window(source: ImageSource, window: Window, *, window_px: int) -> np.nd
     for first in range(0, window_px, rows):
         count = min(rows, window_px - first)
         band = Window(window.top + first * factor, window.left, count * factor, window.width)
-        pixels = images.to_unit_range(patches.cut_source(source, band))
-        bands.append(images.resize_image(pixels, count, window_px))
+        bands.append(images.to_input(patches.cut_source(source, band), count, window_px))
     return np.concatenate(bands)
 
 

@@ -107,6 +107,17 @@ def test_missing_empty_foreign_and_out_of_range_files_are_named(tmp_path):
     path = write(tmp_path / "int.tif", np.ones((9, 9), np.int32))
     with pytest.raises(InputError, match=r"int\.tif: pixels of type int32"):
         images.read_image(path, num_channels=1)
+    path = write(tmp_path / "color_int.tif", np.ones((9, 9, 3), np.int32))
+    with pytest.raises(InputError, match=r"color_int\.tif: pixels of type int32"):
+        images.read_image(path, num_channels=1)
+
+
+def test_colours_of_64_bit_are_read_as_gray_and_as_rgb(tmp_path):
+    blue_green_red = np.random.default_rng(0).random((9, 12, 3))
+    path = write(tmp_path / "double.tif", blue_green_red)
+    colour = images.read_image(path, num_channels=3)
+    np.testing.assert_allclose(colour, blue_green_red[..., ::-1], rtol=1e-6)
+    np.testing.assert_allclose(images.read_image(path, num_channels=1)[..., 0], colour @ LUMINANCE, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (HEIGHT, WIDTH, 1), (HEIGHT, WIDTH, 3)])
@@ -116,6 +127,27 @@ def test_resizing_keeps_the_axes_and_averages_when_shrinking(shape):
     blocks = image.reshape(HEIGHT // 4, 4, WIDTH // 4, 4, *shape[2:])
     np.testing.assert_allclose(quarter, blocks.mean(axis=(1, 3)), atol=1e-6)
     assert images.resize_image(image, 2 * HEIGHT, WIDTH).shape == (2 * HEIGHT, WIDTH, *shape[2:])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(1263, 500, 1), (97, 301, 3), (9, 2000, 1), (2000, 7, 3)])
+def test_shrinking_by_any_factor_averages_over_the_parts_of_pixels_in_a_cell(shape, dtype):
+    rng = np.random.default_rng(0)
+    values = rng.random(shape)
+    pixels = values.astype(np.float32) if dtype is np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
+    unit = images.to_unit_range(pixels)
+    sizes = [(int(rng.integers(1, shape[0] + 1)), int(rng.integers(1, shape[1] + 1))) for _ in range(8)]
+    for height, width in [*sizes, (2, 3), (shape[0], 3), (shape[0] - 1, shape[1])]:
+        operands = shares(shape[0], height), unit.astype(np.float64), shares(shape[1], width)
+        wanted = np.einsum("ab,bcd,ec->aed", *operands, optimize=True)
+        np.testing.assert_allclose(images.resize_image(unit, height, width), wanted, atol=1e-6)
+        np.testing.assert_allclose(images.to_input(pixels, height, width), wanted, atol=1e-6)
+
+
+def shares(size: int, wanted: int) -> np.ndarray:
+    """[wanted, size]: the share of each cell of a side that each pixel covers, from areas summed up to every edge."""
+    up_to_edges = np.clip(np.arange(wanted + 1)[:, None] * (size / wanted) - np.arange(size), 0, 1)
+    return np.diff(up_to_edges, axis=0) * wanted / size
 
 
 def test_written_images_are_rgb_and_whole(tmp_path, rgb):

@@ -5,13 +5,13 @@ import logging
 import types
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdefect.config import Config, DataConfig
-from jaxdefect.data.images import resize_image
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import predictor as predictor_module
 from jaxdefect.inference.calibration import Calibration
@@ -229,7 +229,7 @@ def test_rounding_beyond_one_in_a_resized_image_is_no_mistake():
     predictor, _ = make_predictor()
     image = np.full((333, 500, 1), 0.35, np.float32)
     image[100:200, 100:300] = 1
-    resized = resize_image(image, 64, 96)
+    resized = cv2.resize(image, (96, 64), interpolation=cv2.INTER_AREA)[..., None]
     assert resized.max() > 1
     (judged,) = predictor.judge([resized])
     assert 0 <= judged.score <= 1

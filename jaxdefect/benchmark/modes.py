@@ -292,14 +292,14 @@ def _time_resident(
     chunk = resident.make_chunk(module, config, stage, targets=data.targets, mesh=mesh)
     size, batch_size = resident.steps_per_call(config, mesh), config.training.batch_size
     num_calls = max(repetitions, 5 * _THREADS_AHEAD // size)
-    draw = pipeline.training_draws(
+    draws = pipeline.training_draws(
         data.samples, config.data, batch_size=batch_size, num_steps=size * (num_calls + 2), seed=0
     )
     starts = itertools.count(0, size)
 
     def dispatch(current: state.TrainState) -> tuple[state.TrainState, step.Metrics]:
         start = next(starts)
-        return chunk(current, elements, draw(start, start + size), start)
+        return chunk(current, elements, draws[start : start + size], start)
 
     holder = [dispatch(step.replicate(state.initial_state(module, config, stage), mesh))]
 

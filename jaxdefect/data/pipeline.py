@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -148,30 +148,25 @@ def training_batches(
     labels = [sample.label for sample in samples]
     shard = (shard_index, shard_count)
     order = _order(labels, config, num_draws=num_steps * batch_size, seed=seed, shard=shard)
-    elements = order.map(_At(samples)).seed(seed).random_map(TrainingElement(config, targets))
-    return elements.batch(batch_size)[:num_steps]
+    drawn = grain.MapDataset.source(order).map(_At(samples))
+    return drawn.seed(seed).random_map(TrainingElement(config, targets)).batch(batch_size)
 
 
 def training_draws(
     samples: Sequence[Sample], config: DataConfig, *, batch_size: int, num_steps: int, seed: int
-) -> Callable[[int, int], np.ndarray]:
-    """Which samples `training_batches` draws: for steps [start, end) their indices, [end - start, batch_size] int32.
-
-    A draw takes 20 microseconds, so that those of a whole training would delay its first step.
-    """
+) -> np.ndarray:
+    """Which samples `training_batches` draws: their indices, [num_steps, batch_size] int32."""
     order = _order([s.label for s in samples], config, num_draws=num_steps * batch_size, seed=seed, shard=(0, 1))
-
-    def draw(start: int, end: int) -> np.ndarray:
-        draws = [order[i] for i in range(start * batch_size, end * batch_size)]
-        return np.array(draws, np.int32).reshape(end - start, batch_size)
-
-    return draw
+    return order.reshape(num_steps, batch_size)
 
 
 def _order(
     labels: Sequence[int], config: DataConfig, *, num_draws: int, seed: int, shard: tuple[int, int]
-) -> grain.MapDataset:
-    """At least `num_draws` indices of samples in the order of training."""
+) -> np.ndarray:
+    """Indices of samples in the order of training, [num_draws] int32; of more draws these are the first.
+
+    Not by Grain's `shuffle`, which finds each place as it is asked for it: of 33 positives in 1 ms.
+    """
     index, count = shard
     positives = [i for i, label in enumerate(labels) if label == 1][index::count]
     negatives = [i for i, label in enumerate(labels) if label == 0][index::count]
@@ -181,15 +176,20 @@ def _order(
             "negatives; at least one of each is needed: see split.json, config.split and config.data.root"
         )
     per_class = math.ceil(num_draws / (2 if negatives else 1))
-    streams = [grain.MapDataset.source(positives).shuffle(seed=seed)]
+    drawn = [_shuffled(positives, count=per_class, rng=np.random.default_rng([seed, 2]))]
     if negatives and config.sampling == "rare_negatives":
         num_epochs = math.ceil(per_class / len(positives))
-        drawn = draw_rare_negatives(len(negatives), per_epoch=len(positives), num_epochs=num_epochs, seed=seed)
-        streams.append(grain.MapDataset.source([negatives[i] for i in drawn.ravel()]))
+        rare = draw_rare_negatives(len(negatives), per_epoch=len(positives), num_epochs=num_epochs, seed=seed)
+        drawn.append(np.array(negatives, np.int32)[rare.ravel()[:per_class]])
     elif negatives:
-        streams.append(grain.MapDataset.source(negatives).shuffle(seed=seed + 1))
-    streams = [stream.repeat(math.ceil(per_class / len(stream))) for stream in streams]
-    return grain.MapDataset.mix(streams, weights=[1.0] * len(streams))
+        drawn.append(_shuffled(negatives, count=per_class, rng=np.random.default_rng([seed, 3])))
+    return np.stack(drawn, axis=1).ravel()[:num_draws]
+
+
+def _shuffled(members: Sequence[int], *, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The first `count` of endless passes over all members, each in an order of its own, int32."""
+    passes = np.tile(np.array(members, np.int32), (math.ceil(count / len(members)), 1))
+    return rng.permuted(passes, axis=1).ravel()[:count]
 
 
 class _At:

@@ -211,7 +211,7 @@ def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batc
     """Several steps at a time, up to the end of the epoch, on a training set that stays on the devices."""
     del start
     config, targets = session.run.config, session.run.targets
-    draw = pipeline.training_draws(
+    draws = pipeline.training_draws(
         session.train_samples,
         config.data,
         batch_size=config.training.batch_size,
@@ -226,7 +226,7 @@ def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batc
     def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
         rest_of_epoch = session.steps_per_epoch - number % session.steps_per_epoch
         end = number + min(resident.steps_per_call(config, session.mesh), rest_of_epoch)
-        return end, *compiled(current, elements, draw(number, end), number)
+        return end, *compiled(current, elements, draws[number:end], number)
 
     return advance
 

@@ -77,6 +77,7 @@ def test_resuming_gives_the_same_batches_whatever_the_workers(samples, split) ->
     whole = batches(samples, split)
     assert same(whole[4:], batches(samples, split, start=4))
     assert same(whole[12:], batches(samples, split, start=12, num_workers=1))
+    assert same(whole, batches(samples, split, num_steps=40)[:15])  # a training that is made longer goes on as it was
     assert not same(whole, batches(samples, split, seed=8))
 
 

@@ -57,7 +57,7 @@ def samples_of(config: Config) -> list[Sample]:
 
 def drawn(config: Config, samples: list[Sample], num_steps: int) -> list[dict[str, np.ndarray]]:
     """The batches as the device makes them."""
-    order = pipeline.training_draws(samples, config.data, batch_size=2, num_steps=num_steps, seed=0)(0, num_steps)
+    order = pipeline.training_draws(samples, config.data, batch_size=2, num_steps=num_steps, seed=0)
     elements = resident.load(samples, config, targets=TARGETS, mesh=step.device_mesh(2))
     return [
         jax.device_get(
@@ -85,7 +85,7 @@ def test_without_augmentation_the_batches_are_grains_bit_for_bit(config: Config,
 def test_flipped_images_have_the_targets_of_flipped_masks(config: Config) -> None:
     flipping = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=AugmentConfig(flip=True)))
     samples = samples_of(config)
-    order = pipeline.training_draws(samples, config.data, batch_size=2, num_steps=8, seed=0)(0, 8)
+    order = pipeline.training_draws(samples, config.data, batch_size=2, num_steps=8, seed=0)
     seen = set()
     for number, batch in enumerate(drawn(flipping, samples, 8)):
         for i in range(2):
@@ -131,7 +131,7 @@ def test_several_steps_in_one_call_are_the_steps_one_by_one(config: Config, tmp_
     """The loop that accelerators run, and what the training makes of the figures of several steps."""
     samples, module, mesh = samples_of(config), models.build(config.model), step.device_mesh(1)
     stage = state.stages(config, steps_per_epoch=5)[0]
-    order = pipeline.training_draws(samples, config.data, batch_size=1, num_steps=2, seed=0)(0, 2)
+    order = pipeline.training_draws(samples, config.data, batch_size=1, num_steps=2, seed=0)
     elements = resident.load(samples, config, targets=TARGETS, mesh=mesh)
     chunk = resident.make_chunk(module, config, stage, targets=TARGETS, mesh=mesh)
     together, figures = chunk(state.initial_state(module, config, stage), elements, order, 0)

@@ -29,12 +29,12 @@ def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
     step = max(1, _STRIP_VALUES // (rows.shape[1] * flat.shape[1]))
     for first in range(0, len(rows), step):
         here = slice(first, first + step)
-        strip = down[here] @ np.take(flat, rows[here], axis=0).astype(np.float32, copy=False)
-        turned = cv2.transpose(strip.reshape(-1, columns, *channels))
-        shrunk = across @ np.take(turned.reshape(columns, -1), beside, axis=0)
+        means = down[here] @ np.take(flat, rows[here], axis=0).astype(np.float32, copy=False)
+        turned = cv2.transpose(means.reshape(-1, columns, *channels))  # [W, n, C]; C of 1 is dropped
+        means = across @ np.take(turned.reshape(columns, -1), beside, axis=0)
+        upright = cv2.transpose(means.reshape(-1, *turned.shape[1:])[:width])
         strip = result[_CELLS * first : _CELLS * (first + step)]
-        turned = cv2.transpose(shrunk.reshape(-1, *turned.shape[1:])[:width])
-        strip[...] = turned.reshape(-1, *strip.shape[1:])[: len(strip)]
+        strip[...] = upright.reshape(-1, *strip.shape[1:])[: len(strip)]
     return result
 
 

@@ -106,6 +106,7 @@ def _start_with_memory_settings(*, keeps_memory: bool) -> None:
     settings = memory_settings(has_huge_pages=is_left_to_programs, keeps_memory=keeps_memory)
     if settings:
         os.environ[_TUNABLES] = settings
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # images are shrunk in several threads already
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

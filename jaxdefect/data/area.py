@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 _CELLS = 8  # of a row or column that one product gives
-_STRIP_VALUES = 2**18  # that are averaged at once: they stay in the cache
+_STRIP_VALUES = 2**18  # that are averaged at once, but `_CELLS` rows at least: these stay in the cache
 
 
 def shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -45,10 +45,10 @@ def _shares(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       Indices [groups, pixels], shares [groups, _CELLS, pixels] float32; the last group's surplus cells are 0.
     """
-    side = size / wanted
     first_cells = np.arange(0, wanted, _CELLS)[:, None]
-    count = min(math.ceil(_CELLS * side) + 1, size)
-    pixels = np.minimum((first_cells * side).astype(np.intp), size - count) + np.arange(count)
-    edges = np.minimum(first_cells + np.arange(_CELLS + 1), wanted)[..., None] * side
+    count = min(math.ceil(_CELLS * size / wanted) + 1, size)
+    pixels = np.minimum(first_cells * size // wanted, size - count) + np.arange(count)
+    # Divided last, so that an edge between two pixels is exact, and neither gets a share of the other's cell.
+    edges = np.minimum(first_cells + np.arange(_CELLS + 1), wanted)[..., None] * size / wanted
     overlaps = np.minimum(pixels[:, None] + 1, edges[:, 1:]) - np.maximum(pixels[:, None], edges[:, :-1])
-    return pixels, (np.maximum(overlaps, 0) / side).astype(np.float32)
+    return pixels, (np.maximum(overlaps, 0) * wanted / size).astype(np.float32)

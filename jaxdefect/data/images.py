@@ -135,7 +135,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_input(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels as stored, [H, W, C] uint8, uint16, or float32 in [0, 1], resized to float32 in [0, 1]."""
+    """Pixels as stored, [H, W, C] uint8, uint16, or float32 in [0, 1], resized to float32; rounding may exceed 1."""
     if pixels.dtype != np.float32 and _is_fractional(pixels, height, width):
         return area.shrink(pixels, height, width) / np.float32(np.iinfo(pixels.dtype).max)
     return resize_image(to_unit_range(pixels), height, width)
@@ -187,11 +187,10 @@ def to_channels(pixels: np.ndarray, num_channels: int, path: Path) -> np.ndarray
     Raises:
       InputError: the pixels are of another type, or floats beyond [0, 1].
     """
-    pixels = _checked_range(pixels, path)
     if pixels.ndim == 2:
-        gray = pixels[..., np.newaxis]
+        gray = _checked_range(pixels, path)[..., np.newaxis]
         return gray if num_channels == 1 else np.repeat(gray, num_channels, axis=2)
-    colors = np.ascontiguousarray(pixels[..., :3])
+    colors = np.ascontiguousarray(_checked_range(pixels[..., :3], path))
     if num_channels == 3:
         return cv2.cvtColor(colors, cv2.COLOR_BGR2RGB)
     return cv2.cvtColor(colors, cv2.COLOR_BGR2GRAY)[..., np.newaxis]

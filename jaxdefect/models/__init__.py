@@ -58,8 +58,8 @@ def init(module: nn.Module, *, num_channels: int, seed: int) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _initializer(module: nn.Module, num_channels: int) -> Any:
-    """A jitted function of a key, traced once: a start asks for weights once and for their shapes twice, 0.3 s each."""
+def _initializer(module: nn.Module, num_channels: int) -> Callable[[jax.Array], Mapping[str, Any]]:
+    """Of a key, traced once: a start asks for weights once and for their shapes twice, 0.3 s each."""
     return jax.jit(lambda key: module.init(key, jnp.zeros((1, 64, 64, num_channels))))
 
 
@@ -68,9 +68,10 @@ def _compiled_initializer(module: nn.Module, num_channels: int) -> Callable[[jax
     """Compiled in a third of the time, as random numbers for every kernel are much code, which runs once.
 
     With all optimisations the steel detector's takes 12.7 s, without some of LLVM's 3.9, and gives the same bits.
+    JAX takes options only where nothing is being traced.
     """
-    lowered = _initializer(module, num_channels).lower(jax.random.key(0))
-    return lowered.compile(compiler_options={"xla_backend_optimization_level": 1})
+    initializer = _initializer(module, num_channels)
+    return jax.jit(lambda key: initializer(key), compiler_options={"xla_backend_optimization_level": 1})
 
 
 def apply_training(

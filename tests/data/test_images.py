@@ -118,6 +118,9 @@ def test_colours_of_64_bit_are_read_as_gray_and_as_rgb(tmp_path):
     colour = images.read_image(path, num_channels=3)
     np.testing.assert_allclose(colour, blue_green_red[..., ::-1], rtol=1e-6)
     np.testing.assert_allclose(images.read_image(path, num_channels=1)[..., 0], colour @ LUMINANCE, atol=1e-3)
+    with_alpha = np.dstack([blue_green_red, np.full((9, 12), 255.0)])
+    write(path, with_alpha.astype(np.float32))  # alpha is dropped before the range is checked
+    np.testing.assert_allclose(images.read_image(path, num_channels=3), colour, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (HEIGHT, WIDTH, 1), (HEIGHT, WIDTH, 3)])
@@ -142,6 +145,15 @@ def test_shrinking_by_any_factor_averages_over_the_parts_of_pixels_in_a_cell(sha
         wanted = np.einsum("ab,bcd,ec->aed", *operands, optimize=True)
         np.testing.assert_allclose(images.resize_image(unit, height, width), wanted, atol=1e-6)
         np.testing.assert_allclose(images.to_input(pixels, height, width), wanted, atol=1e-6)
+
+
+def test_a_pixel_shows_in_the_cells_that_it_touches_and_in_no_other() -> None:
+    for size, wanted in [(30, 22), (49, 47), (100, 3), (299, 230)]:
+        for place in range(size):
+            image = np.zeros((size, 2), np.float32)
+            image[place] = 1
+            (cells,) = np.nonzero(images.resize_image(image, wanted, 2)[:, 0])
+            assert cells.tolist() == list(range(place * wanted // size, -(-(place + 1) * wanted // size)))
 
 
 def shares(size: int, wanted: int) -> np.ndarray:

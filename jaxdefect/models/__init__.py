@@ -71,7 +71,9 @@ def _compiled_initializer(module: nn.Module, num_channels: int) -> Callable[[jax
     JAX takes options only where nothing is being traced.
     """
     initializer = _initializer(module, num_channels)
-    return jax.jit(lambda key: initializer(key), compiler_options={"xla_backend_optimization_level": 1})
+    has_fewer = bool(jax.config.read("jax_disable_most_optimizations"))
+    options = None if has_fewer else {"xla_backend_optimization_level": 1}
+    return jax.jit(lambda key: initializer(key), compiler_options=options)
 
 
 def apply_training(

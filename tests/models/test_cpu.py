@@ -42,23 +42,22 @@ def test_a_tall_image_in_training_gives_what_the_module_gives(name):
         np.testing.assert_allclose(ours, theirs, atol=1e-6 + 1e-4 * np.abs(theirs).max(), rtol=0)
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(("kernels", "size"), [("atrous", (192, 128)), ("large", (96, 192))])
-def test_gradients_of_an_optimized_step_are_those_of_xlas_own_formulations(kernels, size, monkeypatch):
+def test_gradients_of_an_optimized_step_are_those_of_xlas_own_formulations(kernels, size, optimized, monkeypatch):
     """Every formula of ours is right by itself; XLA's optimisations, when they join them, must not break them."""
     module = models.build(model_config.SegDecConfig(kernels=kernels, num_first_convs=1, stop_gradient=False))
     variables, rng = models.init(module, num_channels=1, seed=0), np.random.default_rng(0)
     image = rng.random((1, *size, 1), np.float32)
     cotangent = rng.normal(size=(1, size[0] // 8, size[1] // 8, 1)).astype(np.float32)
 
-    def gradients() -> dict[str, jax.Array]:
+    def gradients(options: dict[str, bool] | None = None) -> dict[str, jax.Array]:
         def loss(params: dict[str, jax.Array]) -> jax.Array:
             outputs, _ = models.apply_training(module, {"params": params}, image)
             return (outputs["segmentation"] * cotangent).sum() + 100 * outputs["decision"].sum()
 
-        return jax.jit(jax.grad(loss))(variables["params"])
+        return jax.jit(jax.grad(loss), compiler_options=options)(variables["params"])
 
-    ours = gradients()
+    ours = gradients(optimized)
     jax.config.update("jax_disable_most_optimizations", True)
 
     def convolve_simply(image: jax.Array, kernel: jax.Array, *, dilation: int = 1, **_: None) -> jax.Array:

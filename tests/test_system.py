@@ -110,6 +110,7 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
     assert any("no miss" in note for note in metrics["calibration_notes"])
     ensemble = Predictor.load(tmp_path / "stacked")
     members = {name: Predictor.load(tmp_path / "stacked/members" / name) for name in ("bar", "spot")}
+    assert members["bar"].forward is members["spot"].forward  # compiled once for all runs of one architecture
     for i in range(6):
         image = cv2.imread(str(folder / f"{i}.png"), cv2.IMREAD_GRAYSCALE)
         alone = {name: member(image) for name, member in members.items()}

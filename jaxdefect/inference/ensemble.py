@@ -56,7 +56,7 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
     if all(member.calibration is not None for member in parts):
         calibration = _calibration_of({name: member.calibration for name, member in members.items()}, run)
         calibration = dataclasses.replace(calibration, weights_sha256=sha256)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.variables for member in parts))
+    stacked = _stack([member.variables for member in parts])
     return predictor_class(
         config=run.config,
         variables=(stacked, jnp.array([member.pixel_threshold for member in parts])),
@@ -69,6 +69,11 @@ def combine(predictor_class: Any, run: runs.Run, members: Mapping[str, Any]) -> 
         tiling=parts[0].tiling,
         weights_sha256=sha256,
     )
+
+
+@jax.jit  # else each shape among the weights would be a program of its own
+def _stack(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _sha256(members: Mapping[str, Any]) -> str:
@@ -143,6 +148,7 @@ def run_members(apply: Callable[..., Any], members: Any, images: jax.Array) -> d
     return {name: jnp.moveaxis(outputs[name], 0, 1).astype(jnp.float32) for name in ("decision", "probability")}
 
 
+@functools.lru_cache(maxsize=8)
 def compile_forward(apply: Callable[..., Any]) -> Callable[..., Mapping[str, jax.Array]]:
     """`predictor.compile_forward` of all members: (their stacked variables, their pixel thresholds) -> outputs."""
     return compile_joint(functools.partial(run_members, apply))

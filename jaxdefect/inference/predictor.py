@@ -37,8 +37,12 @@ _MAX_BATCH = 16  # where the caller does not say
 _LOGGER = logging.getLogger(__name__)
 
 
+@functools.lru_cache(maxsize=8)
 def compile_forward(apply: Callable[..., Any]) -> Forward:
-    """Compiles `apply(variables, image, train=False)` of a module into a `Forward`, one program per batch shape."""
+    """Compiles `apply(variables, image, train=False)` of a module into a `Forward`, one program per batch shape.
+
+    The same `apply` gives the same programs, so that runs of one architecture share them.
+    """
 
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> dict[str, jax.Array]:

@@ -44,8 +44,11 @@ _PART_PIXELS = 512 * 512  # that a CPU computes at once
 _MANY_PIXELS = 256 * 128  # below, reading the spectra takes longer than the products that they save
 
 
+@functools.lru_cache(maxsize=64)
 def build(config: ModelConfig) -> nn.Module:
-    """The module that `config.architecture` names."""
+    """The module that `config.architecture` names; the same object for the same config, so that what is compiled for
+    one of an ensemble's members serves the others.
+    """
     return ARCHITECTURES[config.architecture](config)
 
 

@@ -6,6 +6,7 @@ resumes, is evaluated and is used like any other.
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,10 +144,13 @@ def mesh_of(num_runs: int) -> Mesh:
     return Mesh(devices[:count], ("runs",))
 
 
+# Compiled, as each shape among a network's weights would else be a program of its own.
+@jax.jit
 def _stack(states: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _unstack(stacked: Any, count: int) -> list[Any]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
 

@@ -1,5 +1,6 @@
 """Validation inside a training: image-level figures, and strips of image, annotation and map to look at."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from scipy import special
 
 from jaxdefect import models, overlay
-from jaxdefect.config import Config
+from jaxdefect.config import Config, LossConfig
 from jaxdefect.data import pipeline
 from jaxdefect.metrics import image as image_metrics
 from jaxdefect.training.step import loss_terms, place
@@ -35,12 +36,7 @@ def make_validation(
     """
     batch_size = config.training.batch_size
 
-    @jax.jit
-    def forward(variables: dict[str, Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = models.apply_inference(module.apply, variables, batch["image"])
-        terms = loss_terms(outputs, batch, config=config.loss)
-        return {key: value for key, value in outputs.items() if key != "segmentation"} | terms
-
+    forward = _compile_forward(module, config.loss)
     chosen = [sample.id for label in (1, 0) for sample in [s for s in samples if s.label == label][: _NUM_STRIPS // 2]]
 
     def validate(variables: dict[str, Any]) -> tuple[Figures, list[np.ndarray]]:
@@ -68,6 +64,19 @@ def make_validation(
         return _figures(joined), [strips[id] for id in chosen if id in strips]
 
     return validate
+
+
+@functools.lru_cache(maxsize=8)
+def _compile_forward(module: nn.Module, config: LossConfig) -> Callable[..., dict[str, jax.Array]]:
+    """Of variables and a batch: outputs and losses by image; compiled once for all members of an ensemble."""
+
+    @jax.jit
+    def forward(variables: dict[str, Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = models.apply_inference(module.apply, variables, batch["image"])
+        terms = loss_terms(outputs, batch, config=config)
+        return {key: value for key, value in outputs.items() if key != "segmentation"} | terms
+
+    return forward
 
 
 def _figures(rows: dict[str, np.ndarray]) -> Figures:

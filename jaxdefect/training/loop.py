@@ -22,7 +22,7 @@ from jaxdefect import models
 from jaxdefect.config import Config
 from jaxdefect.data import checks, images, pipeline, readers
 from jaxdefect.models import pretrained
-from jaxdefect.training import checkpoint, resident, runs, state, step, validation
+from jaxdefect.training import checkpoint, resident, runs, state, step, traced, validation
 from jaxdefect.training.logging import CONSOLE, MetricWriter, progress, read_figures
 from jaxdefect.types import InputError, Sample, Split
 
@@ -198,7 +198,8 @@ Advance = Callable[[int, state.TrainState], tuple[int, state.TrainState, step.Me
 def _fed_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
     """One step at a time, on the batches that Grain reads ahead."""
     config = session.run.config
-    compiled = step.make_step(session.module, config, stage, mesh=session.mesh)
+    made = step.make_step(session.module, config, stage, mesh=session.mesh)
+    compiled = traced.keep(made, about=(config, session.steps_per_epoch, stage.name, session.mesh))
     reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
 
     def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:

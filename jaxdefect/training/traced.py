@@ -1,0 +1,104 @@
+"""Traced training steps, kept on disk so that the next start of a run need not trace them anew.
+
+JAX keeps compiled programs, but finds them by what it has traced, and tracing a step takes longer than reading its
+program (steel detector, two cores: 4 s of a start's 12). What is kept is known by all that tracing sees: the code of
+this package, the libraries' versions and settings, the config, the shapes. Code put into the package while it runs is
+not seen, so nothing is kept unless FOLDER is set, as launchers do.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxdefect
+from jaxdefect.training.state import TrainState
+from jaxdefect.training.step import Arrays, Metrics, Step
+
+FOLDER = "JAXDEFECT_TRACED_DIR"  # the environment variable that names it
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+_MAX_FILES = 64  # of some 0.4 MB; the oldest go
+_LOGGER = logging.getLogger(__name__)
+
+
+def keep(step: Step, about: Sequence[Any]) -> Step:
+    """A compiled step that gives what `step` does, the state donated, traced at most once for all processes.
+
+    Args:
+      step: as `make_step` gives it.
+      about: all that it was made of besides this package's code; known by their `repr`.
+
+    Returns:
+      `step` itself where nothing is kept.
+    """
+    folder = os.environ.get(FOLDER)
+    if not folder or not jax.config.values["jax_enable_compilation_cache"]:
+        return step
+    program: Any = None
+
+    def run(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
+        nonlocal program
+        leaves, structure = jax.tree.flatten(state)
+        if program is None:
+            inputs = jax.tree.map(_shape_of, (leaves, dict(batch)))
+            program = jax.jit(_exported(step, structure, inputs, about, Path(folder)).call, donate_argnums=0)
+        leaves, metrics = program(leaves, dict(batch))
+        return jax.tree.unflatten(structure, leaves), metrics
+
+    return run
+
+
+def _shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def _exported(step: Step, structure: Any, inputs: Any, about: Sequence[Any], folder: Path) -> jax.export.Exported:
+    """The step as a function of the state's leaves: read from `folder`, or traced and written there."""
+    where = jax.export.default_export_platform()
+    everything = (_surroundings(), jax.config.values, where, str(structure), inputs, *about)
+    path = folder / f"step-{hashlib.sha256(repr(everything).encode()).hexdigest()}"
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        kept = b""
+    digest, content = kept[:32], kept[32:]
+    if content and hashlib.sha256(content).digest() == digest:
+        return jax.export.deserialize(bytearray(content))
+
+    def flat(leaves: list[jax.Array], batch: Arrays) -> tuple[list[jax.Array], Metrics]:
+        state, metrics = step(jax.tree.unflatten(structure, leaves), batch)
+        return jax.tree.leaves(state), metrics
+
+    exported = jax.export.export(jax.jit(flat), platforms=[where])(*inputs)
+    content = bytes(exported.serialize())
+    _write(path, hashlib.sha256(content).digest() + content)
+    return exported
+
+
+@functools.cache
+def _surroundings() -> tuple[str, ...]:
+    """The code of this package, as a hash, and the versions of what it calls."""
+    code = hashlib.sha256()
+    for path in sorted(Path(jaxdefect.__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    return code.hexdigest(), platform.python_version(), *map(importlib.metadata.version, _LIBRARIES)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all; a start that cannot keep its step only traces it anew."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+        for old in sorted(path.parent.glob("step-*"), key=lambda file: file.stat().st_mtime)[:-_MAX_FILES]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        _LOGGER.warning("%s: the traced step cannot be kept: %s", path.parent, error.strerror)

@@ -1,0 +1,95 @@
+"""A traced step on disk: the same numbers without tracing, and traced anew wherever another would come out."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdefect
+from jaxdefect.training import step, traced
+from jaxdefect.training.state import TrainState
+
+RATE = 0.25
+
+
+@pytest.fixture
+def traces() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def start(traces: list[int]) -> Callable[..., None]:
+    """Starts a process's training, as far as a step goes: three steps."""
+    mesh = step.device_mesh(2)
+
+    def run(*about: object) -> None:
+        def one(state: TrainState, batch: step.Arrays) -> tuple[TrainState, step.Metrics]:
+            traces.append(1)
+            params = {"a": state.params["a"] - RATE * batch["image"].mean(axis=0)}
+            return state._replace(stage_step=state.stage_step + 1, params=params), {"loss": batch["image"].sum()}
+
+        kept = traced.keep(jax.jit(one, donate_argnums=0), about)
+        params = {"a": jnp.arange(3.0)}
+        state = step.replicate(TrainState(jnp.zeros((), jnp.int32), params, {}, (), (), None), mesh)
+        batch = step.place({"image": np.float32([[1, 2, 3], [3, 4, 5]]), "id": ["a", "b"]}, mesh)
+        for _ in range(3):
+            before = state
+            state, metrics = kept(state, batch)
+            assert before.params["a"].is_deleted()
+            assert metrics["loss"] == 18
+        assert state.stage_step == 3
+        assert state.params["a"].sharding.device_set == set(mesh.devices.flat)
+        np.testing.assert_array_equal(state.params["a"], [0 - 0.75 * 2, 1 - 0.75 * 3, 2 - 0.75 * 4])
+
+    return run
+
+
+def test_is_traced_once_for_all_starts_and_anew_where_something_changed(
+    start: Callable[..., None], traces: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(traced.FOLDER, str(tmp_path / "kept"))
+    start("config")
+    start("config")
+    assert len(traces) == 1
+    start("another config")
+    assert len(traces) == 2
+    with jax.default_matmul_precision("highest"):
+        start("config")
+    assert len(traces) == 3
+    for file in (tmp_path / "kept").iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    start("config")
+    assert len(traces) == 4
+    start("config")
+    assert len(traces) == 4
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/losses.py").write_text("# edited")
+    monkeypatch.setattr(jaxdefect, "__file__", str(tmp_path / "package/__init__.py"))
+    traced._surroundings.cache_clear()
+    start("config")
+    traced._surroundings.cache_clear()
+    assert len(traces) == 5
+    monkeypatch.setattr(traced, "_MAX_FILES", 2)
+    start("a third config")
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_is_not_kept_unasked_and_a_folder_that_cannot_be_written_costs_only_time(
+    start: Callable[..., None],
+    traces: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delenv(traced.FOLDER, raising=False)
+    assert traced.keep(len, ()) is len
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(traced.FOLDER, str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        start("config")
+    assert len(traces) == 1
+    assert "cannot be kept: " in caplog.text

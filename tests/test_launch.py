@@ -48,14 +48,14 @@ def test_from_data_to_predictions(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "--config=configs/severstal_mixed.py:num_positives=8,num_masks=4",
         f"--config.data.root={data}",
         "--config.data.image_size=(64,128)",
-        "--config.training.epochs=8",
+        "--config.training.epochs=3",
         "--config.training.batch_size=2",
         f"--workdir={workdir}",
     )
     text = launch(*train)
     assert "8 positive images (4 with masks)" in text
     again = fork(*train, tmp_path=tmp_path)  # nothing left to do, and nothing lost
-    assert "resuming after step 64" in again
+    assert "resuming after step 24" in again
     refused = launch(*train, "--config.optimizer.learning_rate=0.5", code=2)
     assert "config.optimizer.learning_rate: 0.1 -> 0.5" in refused
 

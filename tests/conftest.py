@@ -20,11 +20,12 @@ os.environ["XLA_FLAGS"] = " ".join(
     )
 )
 
-# Compile once a run: the workers of pytest-xdist and what the tests start have this environment. Only a cache with a
-# limit is locked, so that none reads what another has written in part.
+# Trace and compile once a run: the workers of pytest-xdist and what the tests start have this environment. Only a cache
+# with a limit is locked, so that none reads what another has written in part.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdefect_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAXDEFECT_TRACED_DIR"] = str(Path(os.environ["JAX_COMPILATION_CACHE_DIR"], "traced"))
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 

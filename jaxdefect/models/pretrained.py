@@ -113,7 +113,7 @@ def unfold_norms(module: nn.Module, variables: dict[str, Any], image: jax.Array)
     names = [
         path.removeprefix("batch_stats/").removesuffix(suffix)
         for path, value in flat.items()
-        if path.startswith("batch_stats/") and path.endswith(suffix) and bool(jnp.all(value == _FOLDED_VARIANCE))
+        if path.startswith("batch_stats/") and path.endswith(suffix) and (np.asarray(value) == _FOLDED_VARIANCE).all()
     ]
     if not names:
         return variables

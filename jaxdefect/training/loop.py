@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -191,6 +191,7 @@ def _train_stage(
     return stage.end, current
 
 
+_Step = TypeVar("_Step", bound=Callable[..., tuple[state.TrainState, step.Metrics]])
 # (number of the last step, state) -> (that of the last step now dispatched, state, figures)
 Advance = Callable[[int, state.TrainState], tuple[int, state.TrainState, step.Metrics]]
 
@@ -198,14 +199,17 @@ Advance = Callable[[int, state.TrainState], tuple[int, state.TrainState, step.Me
 def _fed_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
     """One step at a time, on the batches that Grain reads ahead."""
     config = session.run.config
-    made = step.make_step(session.module, config, stage, mesh=session.mesh)
-    compiled = traced.keep(made, about=(config, session.steps_per_epoch, stage.name, session.mesh))
+    compiled = _kept(session, stage, step.make_step(session.module, config, stage, mesh=session.mesh))
     reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
 
     def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
         return number + 1, *compiled(current, step.place(next(reader), session.mesh))
 
     return advance
+
+
+def _kept(session: Session, stage: state.Stage, made: _Step, *about: Any) -> _Step:
+    return traced.keep(made, (session.run.config, session.steps_per_epoch, stage.name, session.mesh, *about))
 
 
 def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
@@ -222,12 +226,13 @@ def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batc
     if session.elements is None:
         session.elements = resident.load(session.train_samples, config, targets=targets, mesh=session.mesh)
     elements = session.elements
-    compiled = resident.make_chunk(session.module, config, stage, targets=targets, mesh=session.mesh)
+    made = resident.make_chunk(session.module, config, stage, targets=targets, mesh=session.mesh)
+    compiled = _kept(session, stage, made, targets)
 
     def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
         rest_of_epoch = session.steps_per_epoch - number % session.steps_per_epoch
         end = number + min(resident.steps_per_call(config, session.mesh), rest_of_epoch)
-        return end, *compiled(current, elements, draws[number:end], number)
+        return end, *compiled(current, elements, draws[number:end], np.int32(number))
 
     return advance
 

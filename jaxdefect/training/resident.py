@@ -24,7 +24,7 @@ from jaxdefect.types import InputError, Sample, Targets
 
 Elements = Mapping[str, jax.Array]  # [N, ...] each
 # (state, elements, indices [K, B], number of the first step) -> (state, figures [K] each)
-Chunk = Callable[[TrainState, Elements, np.ndarray, int], tuple[TrainState, step.Metrics]]
+Chunk = Callable[[TrainState, Elements, np.ndarray, int | np.integer], tuple[TrainState, step.Metrics]]
 _SHARE = 0.5  # of the device's free memory that the training set may take
 
 

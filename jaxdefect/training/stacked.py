@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdefect.config import Config, DataConfig, SplitConfig
 from jaxdefect.data import pipeline
-from jaxdefect.training import loop, state, step
+from jaxdefect.training import loop, state, step, traced
 from jaxdefect.training.logging import CONSOLE, progress
 from jaxdefect.types import InputError
 
@@ -230,8 +230,10 @@ def make_step(
     """
     runs = PartitionSpec("runs")
 
-    def one(current: state.TrainState, batch: step.Arrays, numbers: Numbers) -> tuple[state.TrainState, step.Metrics]:
-        config = numbers.put_into(configs[0])
+    def one(
+        current: state.TrainState, batch: step.Arrays, numbers: step.Arrays
+    ) -> tuple[state.TrainState, step.Metrics]:
+        config = Numbers(**numbers).put_into(configs[0])
         (own,) = [s for s in state.stages(config, steps_per_epoch=steps_per_epoch) if s.name == stage_name]
         return step.step_function(module, config, own)(current, batch)
 
@@ -241,8 +243,10 @@ def make_step(
     # By hand: the automatic partitioner cannot part the grouped convolutions that vmap makes.
     many = jax.vmap(one) if is_vectorized else each
     parted = jax.shard_map(many, mesh=mesh, in_specs=(runs, runs, runs), out_specs=runs, check_vma=False)
-    compiled = jax.jit(parted, donate_argnums=0)
-    numbers = _stack([Numbers(*map(jnp.float32, Numbers.of(config))) for config in configs])
+    about = (configs[0], stage_name, steps_per_epoch, mesh, is_vectorized)
+    compiled = traced.keep(jax.jit(parted, donate_argnums=0), about)
+    columns = zip(*map(Numbers.of, configs), strict=True)
+    numbers = dict(zip(Numbers._fields, (np.array(column, np.float32) for column in columns), strict=True))
     numbers = jax.device_put(numbers, NamedSharding(mesh, runs))
     return lambda current, batch: compiled(current, batch, numbers)
 

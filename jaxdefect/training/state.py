@@ -1,6 +1,8 @@
 """The training state, the optimiser, and the stages of a training: what is trained when, with which loss weights."""
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -119,7 +121,7 @@ def initial_state(module: nn.Module, config: Config, stage: Stage, *, images: np
         variables = pretrained.load_pretrained(config.model, variables)
         variables = pretrained.unfold_norms(module, variables, jnp.asarray(images))
     params = variables["params"]
-    ema_params = jax.tree.map(jnp.copy, params) if config.training.ema_decay else None
+    ema_params = _copy(params) if config.training.ema_decay else None
     return _at_start(stage, config, params, variables.get("batch_stats", {}), ema_params)
 
 
@@ -130,7 +132,7 @@ def next_stage(state: TrainState, config: Config, stage: Stage) -> TrainState:
     """
     params, ema_params = state.params, None
     if state.ema_params is not None:
-        params, ema_params = state.ema_params, jax.tree.map(jnp.copy, state.ema_params)
+        params, ema_params = state.ema_params, _copy(state.ema_params)
     return _at_start(stage, config, params, state.batch_stats, ema_params)
 
 
@@ -142,10 +144,21 @@ def _at_start(
         stage_step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        optimizer=optimizer(config.optimizer, num_steps=stage.end - stage.start).init(trained),
+        optimizer=_optimizer_init(config.optimizer, stage.end - stage.start)(trained),
         balance=stage.balance.init(),
         ema_params=ema_params,
     )
+
+
+# Compiled, as each shape among a network's weights would else be a program of its own.
+@functools.lru_cache(maxsize=8)
+def _optimizer_init(config: OptimizerConfig, num_steps: int) -> Callable[[Params], optax.OptState]:
+    return jax.jit(optimizer(config, num_steps=num_steps).init)
+
+
+@jax.jit
+def _copy(params: Params) -> Params:
+    return jax.tree.map(jnp.copy, params)
 
 
 def evaluation_variables(state: TrainState) -> dict[str, Any]:

@@ -12,27 +12,29 @@ import importlib.metadata
 import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
+import numpy as np
 
 import jaxdefect
 from jaxdefect.training.state import TrainState
-from jaxdefect.training.step import Arrays, Metrics, Step
+from jaxdefect.training.step import Metrics
 
 FOLDER = "JAXDEFECT_TRACED_DIR"  # the environment variable that names it
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 _MAX_FILES = 64  # of some 0.4 MB; the oldest go
 _LOGGER = logging.getLogger(__name__)
+_Step = TypeVar("_Step", bound=Callable[..., tuple[TrainState, Metrics]])
 
 
-def keep(step: Step, about: Sequence[Any]) -> Step:
+def keep(step: _Step, about: Sequence[Any]) -> _Step:
     """A compiled step that gives what `step` does, the state donated, traced at most once for all processes.
 
     Args:
-      step: as `make_step` gives it.
+      step: compiled, (state, ...) -> (state, metrics); what follows the state are arrays, or dicts of arrays.
       about: all that it was made of besides this package's code; known by their `repr`.
 
     Returns:
@@ -41,26 +43,28 @@ def keep(step: Step, about: Sequence[Any]) -> Step:
     folder = os.environ.get(FOLDER)
     if not folder or not jax.config.values["jax_enable_compilation_cache"]:
         return step
-    program: Any = None
+    programs: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
 
-    def run(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
-        nonlocal program
+    def run(state: TrainState, *inputs: Any) -> tuple[TrainState, Metrics]:
         leaves, structure = jax.tree.flatten(state)
-        if program is None:
-            inputs = jax.tree.map(_shape_of, (leaves, dict(batch)))
-            program = jax.jit(_exported(step, structure, inputs, about, Path(folder)).call, donate_argnums=0)
-        leaves, metrics = program(leaves, dict(batch))
+        shapes = tuple(map(np.shape, jax.tree.leaves(inputs)))
+        if shapes not in programs:
+            exported = _exported(step, structure, jax.tree.map(_shape_of, (leaves, *inputs)), about, Path(folder))
+            programs[shapes] = jax.jit(exported.call, donate_argnums=0)
+        leaves, metrics = programs[shapes](leaves, *inputs)
         return jax.tree.unflatten(structure, leaves), metrics
 
-    return run
+    return cast(_Step, run)
 
 
-def _shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+def _shape_of(array: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=getattr(array, "sharding", None))
 
 
-def _exported(step: Step, structure: Any, inputs: Any, about: Sequence[Any], folder: Path) -> jax.export.Exported:
-    """The step as a function of the state's leaves: read from `folder`, or traced and written there."""
+def _exported(
+    step: Callable[..., Any], structure: Any, inputs: Any, about: Sequence[Any], folder: Path
+) -> jax.export.Exported:
+    """The step as a function of the state's leaves and its inputs: read from `folder`, or traced and written there."""
     where = jax.export.default_export_platform()
     everything = (_surroundings(), jax.config.values, where, str(structure), inputs, *about)
     path = folder / f"step-{hashlib.sha256(repr(everything).encode()).hexdigest()}"
@@ -72,8 +76,8 @@ def _exported(step: Step, structure: Any, inputs: Any, about: Sequence[Any], fol
     if content and hashlib.sha256(content).digest() == digest:
         return jax.export.deserialize(bytearray(content))
 
-    def flat(leaves: list[jax.Array], batch: Arrays) -> tuple[list[jax.Array], Metrics]:
-        state, metrics = step(jax.tree.unflatten(structure, leaves), batch)
+    def flat(leaves: list[jax.Array], *inputs: Any) -> tuple[list[jax.Array], Metrics]:
+        state, metrics = step(jax.tree.unflatten(structure, leaves), *inputs)
         return jax.tree.leaves(state), metrics
 
     exported = jax.export.export(jax.jit(flat), platforms=[where])(*inputs)

@@ -34,7 +34,7 @@ def configs(tmp_path: Path) -> dict[Path, Config]:
             image_size=(64, 64),
             synthetic=SyntheticConfig(layout="folder", num_images=16, height=64, width=64),
         ),
-        model=SegDecConfig(kernels="atrous"),
+        model=SegDecConfig(kernels="atrous", num_first_convs=1),
         loss=LossConfig(balance="none"),
         optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
         training=TrainingConfig(epochs=2, steps_per_epoch=1, batch_size=2),

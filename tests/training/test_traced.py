@@ -78,6 +78,26 @@ def test_is_traced_once_for_all_starts_and_anew_where_something_changed(
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
+def test_inputs_of_another_shape_have_a_program_of_their_own(
+    traces: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the last steps of an epoch do, where several are one call."""
+    monkeypatch.setenv(traced.FOLDER, str(tmp_path))
+
+    def one(state: TrainState, places: jax.Array, number: jax.Array) -> tuple[TrainState, step.Metrics]:
+        traces.append(1)
+        return state._replace(stage_step=state.stage_step + number), {"loss": places.sum()}
+
+    for _ in range(2):
+        kept = traced.keep(jax.jit(one, donate_argnums=0), ())
+        state = TrainState(jnp.zeros((), jnp.int32), {}, {}, (), (), None)
+        for number, places in enumerate(([1, 2], [3], [4, 5])):
+            state, metrics = kept(state, np.array(places, np.int32), np.int32(number))
+            assert metrics["loss"] == sum(places)
+        assert state.stage_step == 0 + 1 + 2
+    assert len(traces) == 2
+
+
 def test_is_not_kept_unasked_and_a_folder_that_cannot_be_written_costs_only_time(
     start: Callable[..., None],
     traces: list[int],

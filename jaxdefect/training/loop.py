@@ -209,6 +209,7 @@ def _fed_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, 
 
 
 def _kept(session: Session, stage: state.Stage, made: _Step, *about: Any) -> _Step:
+    """`made`, which follows from these, traced at most once for all starts."""
     return traced.keep(made, (session.run.config, session.steps_per_epoch, stage.name, session.mesh, *about))
 
 

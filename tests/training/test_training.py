@@ -187,13 +187,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     def poisoned(batch, mesh):
         poisoned.calls += 1
-        return place({**batch, "image": batch["image"] * np.nan} if poisoned.calls == 6 else batch, mesh)
+        return place({**batch, "image": batch["image"] * np.nan} if poisoned.calls == 11 else batch, mesh)
 
     poisoned.calls = 0
     monkeypatch.setattr(step, "place", poisoned)
-    with pytest.raises(InputError, match=r"step 6: .*not finite.*last good checkpoint is that of step 5"):
-        loop.train(config, tmp_path)
-    assert checkpoint.open_checkpoints(tmp_path).latest_step() == 5
+    longer = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
+    with pytest.raises(InputError, match=r"step 11: .*not finite.*last good checkpoint is that of step 10"):
+        loop.train(longer, tmp_path)
+    assert checkpoint.open_checkpoints(tmp_path).latest_step() == 10
     assert figures(tmp_path)[-1]["loss"] == "nan"
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -191,7 +191,6 @@ def _train_stage(
     return stage.end, current
 
 
-_Step = TypeVar("_Step", bound=Callable[..., tuple[state.TrainState, step.Metrics]])
 # (number of the last step, state) -> (that of the last step now dispatched, state, figures)
 Advance = Callable[[int, state.TrainState], tuple[int, state.TrainState, step.Metrics]]
 
@@ -208,7 +207,7 @@ def _fed_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, 
     return advance
 
 
-def _kept(session: Session, stage: state.Stage, made: _Step, *about: Any) -> _Step:
+def _kept(session: Session, stage: state.Stage, made: traced.AnyStep, *about: Any) -> traced.AnyStep:
     """`made`, which follows from these, traced at most once for all starts."""
     return traced.keep(made, (session.run.config, session.steps_per_epoch, stage.name, session.mesh, *about))
 

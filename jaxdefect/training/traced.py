@@ -27,10 +27,10 @@ FOLDER = "JAXDEFECT_TRACED_DIR"  # the environment variable that names it
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 _MAX_FILES = 64  # of some 0.4 MB; the oldest go
 _LOGGER = logging.getLogger(__name__)
-_Step = TypeVar("_Step", bound=Callable[..., tuple[TrainState, Metrics]])
+AnyStep = TypeVar("AnyStep", bound=Callable[..., tuple[TrainState, Metrics]])
 
 
-def keep(step: _Step, about: Sequence[Any]) -> _Step:
+def keep(step: AnyStep, about: Sequence[Any]) -> AnyStep:
     """A compiled step that gives what `step` does, the state donated, traced at most once for all processes.
 
     Args:
@@ -54,7 +54,7 @@ def keep(step: _Step, about: Sequence[Any]) -> _Step:
         leaves, metrics = programs[shapes](leaves, *inputs)
         return jax.tree.unflatten(structure, leaves), metrics
 
-    return cast(_Step, run)
+    return cast(AnyStep, run)
 
 
 def _shape_of(array: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:

@@ -11,6 +11,7 @@ trainings take XLA's own convolutions; their threshold is chosen in float32. Res
 
 import dataclasses
 import functools
+import os
 import unittest.mock
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,11 +67,15 @@ def _truncate(value: Any) -> Any:
 
 def _train(config: "Config", workdir: Path, *, is_emulated: bool) -> int:
     from jaxdefect import system
-    from jaxdefect.training import step
+    from jaxdefect.training import step, traced
 
+    if not is_emulated:
+        return system.train(config, workdir)
     function = step.step_function
-    wanted = (lambda *settings: with_tf32_products(function(*settings))) if is_emulated else function
-    with unittest.mock.patch.object(step, "step_function", wanted):
+    with (
+        unittest.mock.patch.object(step, "step_function", lambda *settings: with_tf32_products(function(*settings))),
+        unittest.mock.patch.dict(os.environ, {traced.FOLDER: ""}),  # else the next training in TF32 would take it
+    ):
         return system.train(config, workdir)
 
 

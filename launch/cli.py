@@ -117,8 +117,9 @@ def _keep_compiled_programs() -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     # A program for one processor can fail on another that shares the home folder.
     processor = hashlib.sha256(_processor_features().encode()).hexdigest()[:12]
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "jaxdefect", f"xla-{processor}"))
-    os.environ.setdefault("JAXDEFECT_TRACED_DIR", os.path.join(os.environ["JAX_COMPILATION_CACHE_DIR"], "traced"))
+    programs = os.path.join(cache, "jaxdefect", f"xla-{processor}")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
+    os.environ.setdefault("JAXDEFECT_TRACED_DIR", os.path.join(programs, "traced"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))  # bytes; what was not used longest goes
 

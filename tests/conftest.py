@@ -25,7 +25,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdefect_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAXDEFECT_TRACED_DIR"] = str(Path(os.environ["JAX_COMPILATION_CACHE_DIR"], "traced"))
+os.environ.setdefault("JAXDEFECT_TRACED_DIR", str(Path(os.environ["JAX_COMPILATION_CACHE_DIR"], "traced")))
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 

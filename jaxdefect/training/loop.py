@@ -96,7 +96,7 @@ def train(config: Config, workdir: Path, *, part: Part | None = None) -> int:
             if start >= stage.end:
                 continue
             if start == stage.start and start > 0:
-                current = state.next_stage(current, config, stage)
+                current = step.replicate(state.next_stage(current, config, stage), session.mesh)
             start, current = _train_stage(session, stage, start, current, batches, interruption)
             if interruption.signal is not None and start < stages[-1].end:
                 CONSOLE.print(f"stopped after step {start}, checkpoint saved; the same command resumes there")

@@ -76,14 +76,15 @@ def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | N
         start = _common_start(sessions)
         current = _stack([loop.state_at(session, stages, batches, start=start) for session, _, batches in opened])
         mesh = mesh_of(len(sessions))
-        current = jax.device_put(current, NamedSharding(mesh, PartitionSpec("runs")))
+        parted = NamedSharding(mesh, PartitionSpec("runs"))
+        current = jax.device_put(current, parted)
         interruption = stack.enter_context(loop.Interruption())
         for stage in stages:
             if start >= stage.end:
                 continue
             if start == stage.start and start > 0:
                 members = [state.next_stage(member, config, stage) for member in _unstack(current, len(sessions))]
-                current = _stack(members)
+                current = jax.device_put(_stack(members), parted)
             batches = [batches for _, _, batches in opened]
             start, current = _train_stage(sessions, stage, start, current, batches, interruption, mesh)
             if interruption.signal is not None and start < stages[-1].end:

@@ -2,13 +2,13 @@
 
 JAX keeps compiled programs, but finds them by what it has traced, and tracing a step takes longer than reading its
 program (steel detector, two cores: 4 s of a start's 12). What is kept is known by all that tracing sees: the code of
-this package, the libraries' versions and settings, the config, the shapes. Code put into the package while it runs is
-not seen, so nothing is kept unless FOLDER is set, as launchers do.
+this package and of the libraries, their versions and settings, the config, the shapes. Functions that a program puts
+into the package while it runs are not seen, so nothing is kept unless FOLDER is set before this module is imported, as
+launchers do; one that puts some in has to clear it.
 """
 
-import functools
+import contextlib
 import hashlib
-import importlib.metadata
 import logging
 import os
 import platform
@@ -16,15 +16,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import cv2
+import flax
 import jax
+import jaxlib
 import numpy as np
+import optax
 
 import jaxdefect
 from jaxdefect.training.state import TrainState
 from jaxdefect.training.step import Metrics
 
 FOLDER = "JAXDEFECT_TRACED_DIR"  # the environment variable that names it
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+_LIBRARIES = (jax, flax, optax)  # whose code is traced
+# For finding errors: they want the step as it is written, traced and, perhaps, called operation by operation.
+_DEBUGGING = ("jax_debug_nans", "jax_debug_infs", "jax_disable_jit", "jax_check_tracer_leaks")
 _MAX_FILES = 64  # of some 0.4 MB; the oldest go
 _LOGGER = logging.getLogger(__name__)
 AnyStep = TypeVar("AnyStep", bound=Callable[..., tuple[TrainState, Metrics]])
@@ -40,8 +46,9 @@ def keep(step: AnyStep, about: Sequence[Any]) -> AnyStep:
     Returns:
       `step` itself where nothing is kept.
     """
-    folder = os.environ.get(FOLDER)
-    if not folder or not jax.config.values["jax_enable_compilation_cache"]:
+    folder, settings = os.environ.get(FOLDER), jax.config.values
+    is_wanted = settings["jax_enable_compilation_cache"] and not any(settings[name] for name in _DEBUGGING)
+    if not folder or not is_wanted or _AT_IMPORT is None:
         return step
     programs: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
 
@@ -49,60 +56,92 @@ def keep(step: AnyStep, about: Sequence[Any]) -> AnyStep:
         leaves, structure = jax.tree.flatten(state)
         shapes = tuple(map(np.shape, jax.tree.leaves(inputs)))
         if shapes not in programs:
-            exported = _exported(step, structure, jax.tree.map(_shape_of, (leaves, *inputs)), about, Path(folder))
-            programs[shapes] = jax.jit(exported.call, donate_argnums=0)
+            programs[shapes] = _program(step, structure, (leaves, *inputs), about, Path(folder))
         leaves, metrics = programs[shapes](leaves, *inputs)
         return jax.tree.unflatten(structure, leaves), metrics
 
     return cast(AnyStep, run)
 
 
-def _shape_of(array: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=getattr(array, "sharding", None))
-
-
-def _exported(
+def _program(
     step: Callable[..., Any], structure: Any, inputs: Any, about: Sequence[Any], folder: Path
-) -> jax.export.Exported:
-    """The step as a function of the state's leaves and its inputs: read from `folder`, or traced and written there."""
-    where = jax.export.default_export_platform()
-    everything = (_surroundings(), jax.config.values, where, str(structure), inputs, *about)
-    path = folder / f"step-{hashlib.sha256(repr(everything).encode()).hexdigest()}"
-    try:
-        kept = path.read_bytes()
-    except OSError:
-        kept = b""
-    digest, content = kept[:32], kept[32:]
-    if content and hashlib.sha256(content).digest() == digest:
-        return jax.export.deserialize(bytearray(content))
+) -> Callable[..., Any]:
+    """The step, compiled, as a function of the state's leaves and its inputs: from `folder` if it can be."""
 
     def flat(leaves: list[jax.Array], *inputs: Any) -> tuple[list[jax.Array], Metrics]:
         state, metrics = step(jax.tree.unflatten(structure, leaves), *inputs)
         return jax.tree.leaves(state), metrics
 
-    exported = jax.export.export(jax.jit(flat), platforms=[where])(*inputs)
-    content = bytes(exported.serialize())
-    _write(path, hashlib.sha256(content).digest() + content)
-    return exported
+    where = jax.export.default_export_platform()
+    shapes = jax.tree.map(_shape_of, inputs)
+    everything = (_AT_IMPORT, jax.config.values, where, str(structure), shapes, *about)
+    path = folder / f"step-{hashlib.sha256(repr(everything).encode()).hexdigest()}"
+    try:
+        exported = _read(path)
+        if exported is None:
+            exported = jax.export.export(jax.jit(flat), platforms=[where])(*shapes)
+            _write(path, bytes(exported.serialize()))
+        program = jax.jit(exported.call, donate_argnums=0)
+        program.lower(*inputs)
+    except (NotImplementedError, ValueError) as error:  # what JAX can compile and not export; if it is the step, it
+        _LOGGER.warning("the traced step cannot be kept: %s", error)  # fails again
+        return jax.jit(flat, donate_argnums=0)
+    return program
 
 
-@functools.cache
-def _surroundings() -> tuple[str, ...]:
-    """The code of this package, as a hash, and the versions of what it calls."""
-    code = hashlib.sha256()
-    for path in sorted(Path(jaxdefect.__file__).parent.rglob("*.py")):
+def _shape_of(array: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
+    # Without a sharding where JAX may still choose it: asked for, the place where the array happens to be is an order.
+    sharding = array.sharding if getattr(array, "committed", False) else None
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _surroundings() -> tuple[str, ...] | None:
+    """What of the code a step follows from: this package's, the libraries' files (which somebody may have edited, their
+    version unchanged), and the versions of what makes constants; None where the code is not in files.
+    """
+    code, files = hashlib.sha256(), hashlib.sha256()
+    paths = sorted(Path(jaxdefect.__file__).parent.rglob("*.py"))
+    if not paths:
+        return None
+    for path in paths:
         code.update(path.read_bytes())
-    return code.hexdigest(), platform.python_version(), *map(importlib.metadata.version, _LIBRARIES)
+    for library in _LIBRARIES:
+        for path in sorted(Path(library.__file__).parent.rglob("*.py")):
+            status = path.stat()
+            files.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    modules = (*_LIBRARIES, jaxlib, np, cv2)
+    return code.hexdigest(), files.hexdigest(), platform.python_version(), *(module.__version__ for module in modules)
+
+
+# When the code is imported, and not when the step is made: what is edited in between is not in the step.
+_AT_IMPORT = _surroundings() if os.environ.get(FOLDER) else None
+
+
+def _read(path: Path) -> jax.export.Exported | None:
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    digest, content = kept[:32], kept[32:]
+    if not content or hashlib.sha256(content).digest() != digest:
+        return None
+    return jax.export.deserialize(bytearray(content))
 
 
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all; a start that cannot keep its step only traces it anew."""
+    if _surroundings() != _AT_IMPORT:
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        temporary.write_bytes(hashlib.sha256(content).digest() + content)
         temporary.replace(path)
-        for old in sorted(path.parent.glob("step-*"), key=lambda file: file.stat().st_mtime)[:-_MAX_FILES]:
-            old.unlink(missing_ok=True)
     except OSError as error:
         _LOGGER.warning("%s: the traced step cannot be kept: %s", path.parent, error.strerror)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(OSError):  # another start may do the same at this moment
+        for old in sorted(path.parent.glob("step-*"), key=lambda file: file.stat().st_mtime)[:-_MAX_FILES]:
+            old.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxdefect
@@ -19,6 +20,12 @@ RATE = 0.25
 @pytest.fixture
 def traces() -> list[int]:
     return []
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the folder was set before the import."""
+    monkeypatch.setattr(traced, "_AT_IMPORT", traced._surroundings())
 
 
 @pytest.fixture
@@ -66,16 +73,65 @@ def test_is_traced_once_for_all_starts_and_anew_where_something_changed(
     assert len(traces) == 4
     start("config")
     assert len(traces) == 4
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package/losses.py").write_text("# edited")
-    monkeypatch.setattr(jaxdefect, "__file__", str(tmp_path / "package/__init__.py"))
-    traced._surroundings.cache_clear()
-    start("config")
-    traced._surroundings.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(traced, "_MAX_FILES", 2)
+        start("a third config")
     assert len(traces) == 5
-    monkeypatch.setattr(traced, "_MAX_FILES", 2)
-    start("a third config")
     assert len(list((tmp_path / "kept").iterdir())) == 2
+    with jax.debug_nans(True):
+        assert traced.keep(len, ()) is len
+
+
+def test_edited_code_is_another_step_and_what_was_imported_before_an_edit_is_not_kept(
+    start: Callable[..., None], traces: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(traced.FOLDER, str(tmp_path / "kept"))
+    (package := tmp_path / "package").mkdir()
+    monkeypatch.setattr(jaxdefect, "__file__", str(package / "__init__.py"))
+    assert traced._surroundings() is None  # no code in files
+    code = package / "losses.py"
+    code.write_text("# as imported")
+    monkeypatch.setattr(traced, "_AT_IMPORT", traced._surroundings())
+    code.write_text("# edited")
+    start("config")  # an edit while it read its images
+    assert not (tmp_path / "kept").exists()
+    monkeypatch.setattr(traced, "_AT_IMPORT", traced._surroundings())
+    start("config")
+    start("config")
+    assert len(traces) == 2
+    (library := tmp_path / "library").mkdir()
+    (library / "__init__.py").write_text("")
+    monkeypatch.setattr(optax, "__file__", str(library / "__init__.py"))
+    monkeypatch.setattr(traced, "_AT_IMPORT", traced._surroundings())
+    start("config")
+    assert len(traces) == 3
+
+
+def test_a_step_follows_an_array_that_jax_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on the first device, where the others are on two."""
+    monkeypatch.setenv(traced.FOLDER, str(tmp_path))
+
+    def one(state: TrainState, batch: step.Arrays) -> tuple[TrainState, step.Metrics]:
+        return state._replace(stage_step=state.stage_step + 1), {"loss": batch["image"].sum()}
+
+    kept = traced.keep(jax.jit(one, donate_argnums=0), ())
+    state = TrainState(jnp.zeros((), jnp.int32), {}, {}, (), (), None)
+    state, metrics = kept(state, step.place({"image": np.ones((2, 1), np.float32)}, step.device_mesh(2)))
+    assert (state.stage_step, metrics["loss"]) == (1, 2)
+
+
+def test_what_jax_cannot_export_is_compiled_as_it_is(
+    start: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(traced.FOLDER, str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError("a custom call without a stable form")
+
+    monkeypatch.setattr(jax.export, "export", refuse)
+    with caplog.at_level(logging.WARNING):
+        start("config")
+    assert "cannot be kept: a custom call without a stable form" in caplog.text
 
 
 def test_inputs_of_another_shape_have_a_program_of_their_own(
@@ -113,3 +169,7 @@ def test_is_not_kept_unasked_and_a_folder_that_cannot_be_written_costs_only_time
         start("config")
     assert len(traces) == 1
     assert "cannot be kept: " in caplog.text
+    monkeypatch.setenv(traced.FOLDER, str(tmp_path / "kept"))
+    monkeypatch.setattr(Path, "replace", lambda *_: Path("/nowhere/at all").stat())
+    start("config")
+    assert list((tmp_path / "kept").iterdir()) == []

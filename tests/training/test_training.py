@@ -30,7 +30,7 @@ from jaxdefect.config import (
 from jaxdefect.data import pipeline
 from jaxdefect.model_config import SegDecConfig
 from jaxdefect.models import few_channels, winograd
-from jaxdefect.training import checkpoint, loop, runs, state, step
+from jaxdefect.training import checkpoint, loop, runs, state, step, traced
 from jaxdefect.types import InputError
 
 
@@ -91,7 +91,9 @@ def test_a_run_holds_what_is_needed_to_judge_it(config: Config, finished: Path) 
 def test_a_stopped_run_ends_with_the_same_numbers(
     config: Config, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, after: int
 ) -> None:
-    """Stopped in the middle of an epoch (after 7 steps), at its end, and at the end of all."""
+    """Stopped in the middle of an epoch (after 7 steps), at its end, and at the end of all; by a step that is not kept
+    on disk too.
+    """
     iterate = pipeline.iterate
 
     def stopping(*arguments, **settings) -> Iterator[dict]:
@@ -105,6 +107,7 @@ def test_a_stopped_run_ends_with_the_same_numbers(
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "iterate", stopping)
         if stop == "crash":
+            patch.setenv(traced.FOLDER, "")
             with pytest.raises(RuntimeError, match="the power went"):
                 loop.train(config, tmp_path)
         else:
@@ -310,30 +313,29 @@ def test_two_devices_average_the_gradients_of_their_halves(config: Config) -> No
         np.testing.assert_allclose(second, first, rtol=1e-5, atol=1e-6)
 
 
-def test_stages_train_their_own_part_only(config: Config) -> None:
-    two_stage = dataclasses.replace(
-        config, training=dataclasses.replace(config.training, stages="two_stage", epochs=1, ema_decay=0.5)
-    )
-    segmentation, decision = state.stages(two_stage, steps_per_epoch=2)
+def test_stages_train_their_own_part_only_on_two_devices_and_resumed_between_them(
+    config: Config, tmp_path: Path
+) -> None:
+    training = dataclasses.replace(config.training, stages="two_stage", epochs=1, steps_per_epoch=1, ema_decay=0.5)
+    config = dataclasses.replace(config, training=training)
+    segmentation, decision = state.stages(config, steps_per_epoch=2)
     assert (segmentation.start, segmentation.end, decision.start, decision.end) == (0, 2, 2, 4)
-    module = models.build(two_stage.model)
-    current = state.initial_state(module, two_stage, segmentation)
-    initial = jax.device_get(current.params)
-    current, _ = step.make_step(module, two_stage, segmentation)(current, batch_without_id())
-    middle = jax.device_get(current)
-    assert changed(initial["segmentation"], middle.params["segmentation"])
-    assert not changed(initial["decision"], middle.params["decision"])
-
-    current = state.next_stage(current, two_stage, decision)
-    assert not changed(current.params["segmentation"], middle.ema_params["segmentation"])
-    current, _ = step.make_step(module, two_stage, decision)(current, batch_without_id())
-    end = jax.device_get(current)
-    assert not changed(end.params["segmentation"], middle.ema_params["segmentation"])
-    assert changed(middle.params["decision"], end.params["decision"])
-
-
-def batch_without_id() -> dict[str, np.ndarray]:
-    return {key: value for key, value in batch_of(2).items() if key != "id"}
+    initial = state.initial_state(models.build(config.model), config, segmentation).params
+    assert loop.train(config, tmp_path) == 0
+    end = checkpoint.restore_variables(tmp_path, config=config, which="last")[0]["params"]
+    checkpoints = checkpoint.open_checkpoints(tmp_path)
+    checkpoints.manager.delete(2)
+    checkpoints.close()
+    middle, number = checkpoint.restore_variables(tmp_path, config=config, which="last")
+    assert number == 1
+    middle = middle["params"]
+    assert changed(initial["segmentation"], middle["segmentation"])
+    assert not changed(initial["decision"], middle["decision"])
+    # Frozen at its averages: what it was before would move them.
+    assert not changed(middle["segmentation"], end["segmentation"])
+    assert changed(middle["decision"], end["decision"])
+    assert loop.train(config, tmp_path) == 0
+    assert not changed(checkpoint.restore_variables(tmp_path, config=config, which="last")[0]["params"], end)
 
 
 def changed(first: dict, second: dict) -> bool:

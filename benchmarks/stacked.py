@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags
+from jax.sharding import Mesh
 
 from benchmarks.sides import STEEL
 from jaxdefect import models
@@ -57,7 +58,7 @@ def _medians(model: ModelConfig, size: tuple[int, int], count: int) -> list[floa
     """Seconds of a step alone, of `count` runs in turn, and of `count` runs by vmap."""
     setting = modes.Setting("train", 1, size, "float32")
     config = modes.with_setting(Config(model=model), setting)
-    module, mesh = models.build(config.model), stacked.mesh_of(count)
+    module, mesh = models.build(config.model), Mesh(jax.local_devices()[:1], ("runs",))  # one device on all sides
     (stage, *_) = state.stages(config, steps_per_epoch=1000)
     start, batch = state.initial_state(module, config, stage), modes.random_batch(config)
 

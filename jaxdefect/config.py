@@ -310,14 +310,16 @@ def _check_loss(config: Config) -> None:
 
 def _check_resident(config: Config) -> None:
     """What a training set on the device cannot have: changes that resample an image, or that a severity depends on."""
+    classifier = config.classifier
+    if classifier.is_enabled and classifier.training.scan_steps:
+        _refuse_resampling(classifier.augment, classifier.training, where="classifier.augment", owner="classifier.")
     if not config.training.scan_steps:
         return
     augment, size = config.data.augment, config.data.image_size
-    is_affine = bool(augment.affine_degrees or augment.affine_scale or augment.affine_shift)
+    _refuse_resampling(augment, config.training, where="data.augment")
     advice = "switch it off, or set config.training.scan_steps = 0 to augment while decoding"
     refuse(
         f"training.scan_steps = {config.training.scan_steps}",
-        (is_affine, "data.augment.affine_degrees, affine_scale, affine_shift", advice),
         (
             config.data.target == "severity"
             and bool(augment.rotate90 or augment.brightness or augment.contrast or augment.noise),
@@ -329,6 +331,18 @@ def _check_resident(config: Config) -> None:
             config.ensemble.kind != "none" and config.ensemble.training == "stacked",
             "ensemble.training = 'stacked'",
             "use 'sequential'",
+        ),
+    )
+
+
+def _refuse_resampling(augment: AugmentConfig, training: TrainingConfig, *, where: str, owner: str = "") -> None:
+    """`where` and `owner`: the names of the sections, and of what has the second."""
+    refuse(
+        f"{owner}training.scan_steps = {training.scan_steps}",
+        (
+            bool(augment.affine_degrees or augment.affine_scale or augment.affine_shift),
+            f"{where}.affine_degrees, affine_scale, affine_shift",
+            f"switch it off, or set config.{owner}training.scan_steps = 0 to augment while decoding",
         ),
     )
 

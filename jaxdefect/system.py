@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdefect import config as config_lib
 from jaxdefect import models
 from jaxdefect.config import Config, DataConfig, EnsembleConfig, LossConfig, SplitConfig
 from jaxdefect.data import annotation, checks, pipeline, readers, splits
@@ -27,26 +28,29 @@ _CROPS = "data"  # under the classifier's run
 _BATCH = 8
 
 
-def train(config: Config, workdir: Path) -> int:
+def train(config: Config, workdir: Path, *, goes_on: bool = False) -> int:
     """Trains, or resumes, the system in `workdir`, up to its end.
 
+    Args:
+      config: of the system.
+      workdir: its directory.
+      goes_on: as `loop.train`.
+
     Returns:
-      0 when finished, 128 + the signal's number when interrupted (then the same call resumes).
+      As `loop.train`.
 
     Raises:
       InputError: as `loop.train`.
     """
     if config.ensemble.kind == "per_class":
-        return _train_ensemble(config, workdir)
-    if config.classifier.is_enabled:
-        _check_classifier(config)
-    code = loop.train(config, workdir)
-    if code == 0 and config.classifier.is_enabled:
-        return _train_classifier(config, workdir)
-    return code
+        return _train_ensemble(config, workdir, goes_on=goes_on)
+    if not config.classifier.is_enabled:
+        return loop.train(config, workdir, goes_on=goes_on)
+    _check_classifier(config)
+    return loop.train(config, workdir, goes_on=True) or _train_classifier(config, workdir, goes_on=goes_on)
 
 
-def _train_ensemble(config: Config, workdir: Path) -> int:
+def _train_ensemble(config: Config, workdir: Path, *, goes_on: bool) -> int:
     """One binary detector per class of the training images, each with every other image as good."""
     checks.check_writable(workdir)
     runs.check_config(workdir, config)
@@ -79,9 +83,14 @@ def _train_ensemble(config: Config, workdir: Path) -> int:
     }
     CONSOLE.print(f"{workdir}: an ensemble of {len(classes)} detectors, for {', '.join(classes)}")
     if config.ensemble.training == "stacked":
-        return stacked.train(configs, parts={directory: parts[name] for directory, name in directories.items()})
+        by_directory = {directory: parts[name] for directory, name in directories.items()}
+        try:
+            return stacked.train(configs, parts=by_directory, goes_on=goes_on)
+        except stacked.Apart as error:
+            CONSOLE.print(f"one after another: {error}")
+    *_, last = directories
     for directory, name in directories.items():
-        if code := loop.train(configs[directory], directory, part=parts[name]):
+        if code := loop.train(configs[directory], directory, part=parts[name], goes_on=goes_on or directory != last):
             return code
     return 0
 
@@ -94,7 +103,7 @@ def _part_of_class(split: Split, samples: Sequence[Sample], name: str) -> loop.P
     return loop.Part(of_class, dataclasses.replace(split, masked=masked, source=f"{split.source}, class {name}"))
 
 
-def _train_classifier(config: Config, workdir: Path) -> int:
+def _train_classifier(config: Config, workdir: Path, *, goes_on: bool) -> int:
     """Stage 4, on the windows that the finished detector gives reason to look at."""
     directory = four_stage.classifier_directory(workdir)
     manifest = directory / _MANIFEST
@@ -105,7 +114,7 @@ def _train_classifier(config: Config, workdir: Path) -> int:
     classes = tuple(sorted({name for sample in samples for name in sample.classes}))
     # The path is not part of the config: the run may be moved.
     own = _classifier_config(config, classes)
-    return loop.train(own, directory, part=loop.Part(samples, splits.load(manifest)))
+    return loop.train(own, directory, part=loop.Part(samples, splits.load(manifest)), goes_on=goes_on)
 
 
 def _classifier_data(config: Config) -> DataConfig:
@@ -134,9 +143,9 @@ def _check_classifier(config: Config) -> None:
     """Finds what is wrong with the classifier's settings before its detector is trained.
 
     Raises:
-      InputError: its pretrained weights are missing or do not fit.
+      InputError: its pretrained weights are missing or do not fit; or its run could not be read again.
     """
-    own = _classifier_config(config, ("defect",))
+    own = config_lib.from_dict(config_lib.to_dict(_classifier_config(config, ("defect",))))
     wanted = checkpoint.template(models.build(own.model), own)
     pretrained.load_pretrained(own.model, wanted, setting="config.classifier.model")
 

@@ -142,6 +142,12 @@ def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[st
             return main(argv)
         except InputError as error:
             _fail(error)
+        except (MemoryError, RuntimeError) as error:
+            # JAX's own error is a RuntimeError; JAX itself is not imported here.
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            (first, *_) = str(error).splitlines() or [""]
+            _fail(InputError(f"memory is at its end: {first}; a smaller batch or smaller images want less"))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT

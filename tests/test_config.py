@@ -153,6 +153,11 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
             {"data": {"augment": {"contrast": 0.2}}, "training": {"scan_steps": 1}},
             r"'severity' and data\.augment\..*contrast.*scan_steps = 1; switch it off, or set .*scan_steps = 0",
         ),
+        (
+            FOUR_STAGES,
+            {"classifier": {"augment": {"affine_degrees": 9.0}, "training": {"scan_steps": 3}}},
+            r"config\.classifier\.augment\.affine_degrees.* config\.classifier\.training\.scan_steps = 3; .*= 0 to",
+        ),
         (REGRESSION, {"data": {"target": "soft"}}, r"target = 'soft'.*'regression' learns the target 'severity'"),
         (UNET, {"loss": {"balance": "linear"}}, r"balance = 'linear'.*'unet'.*balance = 'none'.*decision_weight = 0"),
         (UNET, {"loss": {"balance": "decay"}}, r"balance = 'decay'.*'unet'.*balance = 'none'.*decision_weight = 0"),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import launching
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from launching import ROOT
 
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.tiles import make_tiling
+from launch import cli
 
 
 def launch(verb: str, *arguments: str, code: int = 0) -> str:
@@ -48,14 +50,14 @@ def test_from_data_to_predictions(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "--config=configs/severstal_mixed.py:num_positives=8,num_masks=4",
         f"--config.data.root={data}",
         "--config.data.image_size=(64,128)",
-        "--config.training.epochs=3",
+        "--config.training.epochs=2",
         "--config.training.batch_size=2",
         f"--workdir={workdir}",
     )
     text = launch(*train)
     assert "8 positive images (4 with masks)" in text
     again = fork(*train, tmp_path=tmp_path)  # nothing left to do, and nothing lost
-    assert "resuming after step 24" in again
+    assert "resuming after step 16" in again
     refused = launch(*train, "--config.optimizer.learning_rate=0.5", code=2)
     assert "config.optimizer.learning_rate: 0.1 -> 0.5" in refused
 
@@ -202,6 +204,15 @@ def test_a_row_that_cannot_be_timed_costs_no_other(tmp_path: Path) -> None:
     )
     assert "left out: Setting(mode='inference', batch_size=1000000000" in text
     assert [row["batch_size"] for row in json.loads(out.read_text())["rows"]] == [1]
+
+
+def test_memory_that_does_not_suffice_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for ask in (lambda _: jnp.zeros(2**46), lambda _: np.zeros(2**57)):
+        with pytest.raises(SystemExit, match="2"):
+            cli._guard(ask)(["train"])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: memory is at its end: ")
+        assert "llocat" in line  # how much, in the library's words
 
 
 def test_a_launcher_starts_once_more_for_its_memory_unless_told_otherwise(tmp_path: Path) -> None:

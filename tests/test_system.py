@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -69,7 +70,7 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
         "model": {"kernels": "atrous"},
         "loss": {"balance": "none"},
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
-        "training": {"epochs": 1, "batch_size": 2},
+        "training": {"epochs": 2, "steps_per_epoch": 3, "batch_size": 2},
     }
     stacked = make_config(folder, ensemble={"kind": "per_class", "training": "stacked"}, **sections)
     sequential = dataclasses.replace(stacked, ensemble=config_lib.EnsembleConfig("per_class", "sequential"))
@@ -85,6 +86,14 @@ def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Pat
     before = (tmp_path / "stacked/members/bar/metrics.jsonl").read_text()
     assert system.train(stacked, tmp_path / "stacked") == 0
     assert (tmp_path / "stacked/members/bar/metrics.jsonl").read_text() == before
+
+    # A lost member is trained by itself, and what the other has is not thrown away.
+    trained = losses(tmp_path / "stacked/members/bar")
+    shutil.rmtree(tmp_path / "stacked/members/bar")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "stacked/members/spot/checkpoints").rglob("*")}
+    assert system.train(stacked, tmp_path / "stacked") == 0
+    np.testing.assert_allclose(losses(tmp_path / "stacked/members/bar"), trained, rtol=1e-2)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
     wish, images = Wish(policies.make("recall", recall=1.0)), Images()
     calibrated = run_calibration(tmp_path / "stacked", wish, images)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdefect import models
 from jaxdefect.benchmark import measure
@@ -33,7 +34,13 @@ class _Call:
 
 
 def time_layers(
-    module: nn.Module, variables: Mapping[str, Any], image: jax.Array, *, is_training: bool, repetitions: int
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    image: jax.Array,
+    *,
+    mesh: Mesh,
+    is_training: bool,
+    repetitions: int,
 ) -> list[Layer]:
     """Times all layers of a network that have a kernel of their own, in the order in which they are called.
 
@@ -43,14 +50,15 @@ def time_layers(
 
     Args:
       module: the network.
-      variables: its variables.
+      variables: its variables, on all devices.
       image: [B, H, W, C].
+      mesh: the devices that share the batch.
       is_training: forward and backward, else forward.
       repetitions: timed calls of each.
     """
     num_parts = 1 if is_training else models.num_inference_parts(image.shape)
     return [
-        _time(call, variables, is_training=is_training, repetitions=repetitions, num_parts=num_parts)
+        _time(call, variables, mesh=mesh, is_training=is_training, repetitions=repetitions, num_parts=num_parts)
         for call in _calls(module, variables, image, is_training=is_training)
     ]
 
@@ -83,12 +91,15 @@ def _shape_of(value: Any) -> Any:
     return jax.ShapeDtypeStruct(value.shape, value.dtype) if isinstance(value, jax.Array) else value
 
 
-def _time(call: _Call, variables: Mapping[str, Any], *, is_training: bool, repetitions: int, num_parts: int) -> Layer:
+def _time(
+    call: _Call, variables: Mapping[str, Any], *, mesh: Mesh, is_training: bool, repetitions: int, num_parts: int
+) -> Layer:
     own = {name: value for name, tree in variables.items() if (value := _at(tree, call.path)) is not None}
     rng = np.random.default_rng(0)
     leaves, structure = jax.tree.flatten(call.inputs)
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
     arrays = [jnp.asarray(rng.random(leaves[i].shape, np.float32), leaves[i].dtype) for i in where]
+    arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))  # all are of a batch
 
     def forward(own: Any, arrays: Any) -> Any:
         values = dict(enumerate(leaves)) | dict(zip(where, arrays, strict=True))

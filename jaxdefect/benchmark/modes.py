@@ -127,7 +127,7 @@ def _inference(config: Config, mesh: Mesh, *, repetitions: int, with_layers: boo
         mesh,
         compile_seconds=seconds,
         cost=cost,
-        time_layers=functools.partial(layers.time_layers, module, variables, image, is_training=False),
+        time_layers=functools.partial(layers.time_layers, module, variables, image, mesh=mesh, is_training=False),
         with_layers=with_layers,
     )
 
@@ -168,13 +168,16 @@ def _train(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -
 
     times = measure.time_calls(train, repetitions=repetitions, warmup=2)
     module, variables = _network(config)
+    variables = step.replicate(variables, mesh)
     return _program_figures(
         times,
         config,
         mesh,
         compile_seconds=seconds,
         cost=cost,
-        time_layers=functools.partial(layers.time_layers, module, variables, batch["image"], is_training=True),
+        time_layers=functools.partial(
+            layers.time_layers, module, variables, batch["image"], mesh=mesh, is_training=True
+        ),
         with_layers=with_layers,
     )
 

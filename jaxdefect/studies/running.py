@@ -103,7 +103,7 @@ def _train_group(configs: Mapping[Path, Config]) -> int:
     if len(configs) == 1:
         return 0
     try:
-        return stacked.train(configs)
+        return stacked.train(configs, goes_on=True)
     except Exception as error:
         CONSOLE.print(f"training {len(configs)} runs at once failed, so one after another: {_one_line(error)}")
         return 0
@@ -112,7 +112,7 @@ def _train_group(configs: Mapping[Path, Config]) -> int:
 def _finish(directory: Path, config: Config) -> Result | str | int:
     """Trains a run to its end and evaluates it; its result, its error, or the exit code of an interruption."""
     try:
-        if code := system.train(config, directory):
+        if code := system.train(config, directory, goes_on=True):
             return code
         result = results.evaluate(directory)
     # Whatever a run dies of, memory included, the others go on; it is reported and kept in full.

@@ -75,11 +75,18 @@ class Session:
     elements: resident.Elements | None = None
 
 
-def train(config: Config, workdir: Path, *, part: Part | None = None) -> int:
-    """Trains, or resumes, the run in `workdir`, up to its end; `part`: as a part of a system.
+def train(config: Config, workdir: Path, *, part: Part | None = None, goes_on: bool = False) -> int:
+    """Trains, or resumes, the run in `workdir`, up to its end.
+
+    Args:
+      config: of the run.
+      workdir: its directory.
+      part: as a part of a system.
+      goes_on: whether the caller has more to do after it.
 
     Returns:
-      0 when finished, 128 + the signal's number when interrupted (then the same call resumes).
+      0 when finished, 128 + the signal's number when interrupted (then the same call resumes), be it while it ended
+      where the caller goes on.
 
     Raises:
       InputError: bad data or settings, before anything is compiled; or a loss that is not finite.
@@ -89,6 +96,7 @@ def train(config: Config, workdir: Path, *, part: Part | None = None) -> int:
         start = session.checkpoints.latest_step() or 0
         if start:
             CONSOLE.print(f"resuming after step {start}")
+        describe_devices(session.mesh, f"config.training.batch_size = {config.training.batch_size}")
         current = state_at(session, stages, batches, start=start)
         current = step.replicate(current, session.mesh)
         interruption = stack.enter_context(Interruption())
@@ -98,7 +106,7 @@ def train(config: Config, workdir: Path, *, part: Part | None = None) -> int:
             if start == stage.start and start > 0:
                 current = step.replicate(state.next_stage(current, config, stage), session.mesh)
             start, current = _train_stage(session, stage, start, current, batches, interruption)
-            if interruption.signal is not None and start < stages[-1].end:
+            if interruption.signal is not None and (goes_on or start < stages[-1].end):
                 CONSOLE.print(f"stopped after step {start}, checkpoint saved; the same command resumes there")
                 return 128 + interruption.signal
     return 0
@@ -136,7 +144,7 @@ def open_session(
     )
     runs.note_start(run, steps_per_epoch=steps_per_epoch)
     mesh = step.device_mesh(config.training.batch_size)
-    _describe(run, train_samples, num_steps=len(batches), mesh=mesh)
+    _describe(run, train_samples, num_steps=len(batches))
     validated = pipeline.validation_samples(samples, run.split, config.data)
     validate = (
         validation.make_validation(module, config, validated, targets=run.targets, mesh=mesh) if validated else None
@@ -238,16 +246,19 @@ def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batc
 
 
 def _has_converged(session: Session, number: int) -> bool:
-    """Whether the figure that chooses the best checkpoint has not improved for `patience_epochs`."""
+    """Whether this step's validation found that the figure that chooses the best checkpoint has not improved for
+    `patience_epochs`.
+    """
     settings = session.run.config.training
     if not settings.patience_epochs:
         return False
-    best_step, best = 0, -math.inf
+    best_step, best, last = 0, -math.inf, 0
     for line in read_figures(session.run.workdir, "validation"):
+        last = line["step"]
         score = _score(line, settings.select_by)
         if score is not None and score > best:
             best_step, best = line["step"], score
-    if best_step == 0 or number - best_step < settings.patience_epochs * session.steps_per_epoch:
+    if last < number or best_step == 0 or number - best_step < settings.patience_epochs * session.steps_per_epoch:
         return False
     CONSOLE.print(f"stopped early after step {number}: the best validation so far was at step {best_step}")
     return True
@@ -266,10 +277,10 @@ def end_epoch(
 ) -> None:
     """Validates and saves, where it is time to."""
     settings, epoch, is_last = session.run.config.training, number // session.steps_per_epoch, number == stage.end
-    validated = None
-    if is_last or epoch % settings.validate_every_epochs == 0:
-        validated = _validate(session, stage, number, current)
-    if is_last or is_stopping or validated or epoch % settings.checkpoint_every_epochs == 0:
+    validate = session.validate if is_last or epoch % settings.validate_every_epochs == 0 else None
+    validated = _validate(session, stage, number, current, validate) if validate else None
+    # Validated with a score or without: runs that are trained side by side are to have checkpoints of the same steps.
+    if is_last or is_stopping or validate or epoch % settings.checkpoint_every_epochs == 0:
         session.checkpoints.save(number, current, metrics=validated)
 
 
@@ -300,11 +311,11 @@ def _not_finite(session: Session, number: int, what: str) -> InputError:
     return InputError(f"step {number}: {what}: not finite, training stopped; {kept}; {_ADVICE}")
 
 
-def _validate(session: Session, stage: state.Stage, number: int, current: state.TrainState) -> dict[str, float] | None:
+def _validate(
+    session: Session, stage: state.Stage, number: int, current: state.TrainState, validate: validation.Validate
+) -> dict[str, float] | None:
     """Validates, writes figures and overlays; returns the score that chooses the best checkpoint, if there is one."""
-    if session.validate is None:
-        return None
-    figures, strips = session.validate(state.evaluation_variables(current))
+    figures, strips = validate(state.evaluation_variables(current))
     if not stage.trains_decision:  # its scores say nothing yet
         figures = {"segmentation_loss": figures.get("segmentation_loss")}
     session.writer.write(number, "validation", figures)
@@ -353,7 +364,7 @@ def summary(figures: dict[str, float], speed: float) -> str:
     return f"loss {figures['loss']:.4f} ({', '.join(parts)}), {speed:.1f} images/s"
 
 
-def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int, mesh: Mesh) -> None:
+def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int) -> None:
     positives = sum(sample.label for sample in train_samples)
     what = "patches" if run.config.data.fit == "patches" else "images"
     CONSOLE.print(
@@ -361,11 +372,13 @@ def _describe(run: runs.Run, train_samples: list[Sample], *, num_steps: int, mes
         f"({sum(s.label == 1 and s.mask is not None for s in train_samples)} with masks) and "
         f"{len(train_samples) - positives} negative ones to train on, "
         f"{len(run.split.validation)} images to validate, {len(run.split.test)} to test; "
-        f"{num_steps} steps of {run.config.training.batch_size} on {mesh.size} x "
-        f"{jax.local_devices()[0].device_kind}"
+        f"{num_steps} steps of {run.config.training.batch_size}"
     )
-    if mesh.size < jax.local_device_count():
-        CONSOLE.print(
-            f"{jax.local_device_count() - mesh.size} devices stay idle: config.training.batch_size = "
-            f"{run.config.training.batch_size} does not divide by {jax.local_device_count()}"
-        )
+
+
+def describe_devices(mesh: Mesh, shared: str) -> None:
+    """Says what a training computes on, and why not on all there is: what is `shared` does not divide by it."""
+    CONSOLE.print(f"on {mesh.size} x {mesh.devices.flat[0].device_kind}")
+    count = jax.local_device_count()
+    if mesh.size < count:
+        CONSOLE.print(f"{count - mesh.size} devices stay idle: {shared} does not divide by {count}")

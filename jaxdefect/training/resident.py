@@ -39,7 +39,7 @@ def load(samples: Sequence[Sample], config: Config, *, targets: Targets, mesh: M
     cells = height * width // (1 if at_full_size else targets.stride**2)
     needed = 4 * len(samples) * (height * width * config.data.num_channels + 2 * cells)
     free = _free_bytes(mesh)
-    if needed > _SHARE * free:
+    if free is not None and needed > _SHARE * free:
         raise InputError(
             f"config.training.scan_steps = {config.training.scan_steps}: the {len(samples)} decoded training images "
             f"take {needed / 2**30:.1f} GiB and the device has {free / 2**30:.1f} GiB free, of which they may have "
@@ -49,11 +49,15 @@ def load(samples: Sequence[Sample], config: Config, *, targets: Targets, mesh: M
     return jax.device_put(elements, NamedSharding(mesh, PartitionSpec()))
 
 
-def _free_bytes(mesh: Mesh) -> int:
-    stats = mesh.devices.flat[0].memory_stats()
+def _free_bytes(mesh: Mesh) -> int | None:
+    """Of each device; None where it does not say."""
+    device = mesh.devices.flat[0]
+    stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    with open("/proc/meminfo") as file:  # of a CPU; what the kernel would give up for it is free too
+    if device.platform != "cpu":
+        return None
+    with open("/proc/meminfo") as file:  # what the kernel would give up for it is free too
         (available,) = [line.split()[1] for line in file if line.startswith("MemAvailable:")]
     return int(available) * 1024 // mesh.size
 

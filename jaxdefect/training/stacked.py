@@ -47,7 +47,13 @@ class Numbers(NamedTuple):
         )
 
 
-def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | None = None) -> int:
+class Apart(InputError):
+    """Runs that stand so far apart that training side by side would throw away what one of them has."""
+
+
+def train(
+    configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | None = None, goes_on: bool = False
+) -> int:
     """Trains, or resumes, one run per directory, all side by side.
 
     They may differ in data, split, the training's seed, the learning rate, and the weight of the decision's loss and
@@ -56,11 +62,13 @@ def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | N
     Args:
       configs: by directory.
       parts: for runs that are parts of a system, by directory.
+      goes_on: as `loop.train`.
 
     Returns:
-      0 when finished, 128 + the signal's number when interrupted (then the same call resumes).
+      As `loop.train`.
 
     Raises:
+      Apart: nothing was changed; each can be trained by itself from where it is.
       InputError: as `loop.train`; runs that cannot be stacked.
     """
     _check(configs)
@@ -76,6 +84,7 @@ def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | N
         start = _common_start(sessions)
         current = _stack([loop.state_at(session, stages, batches, start=start) for session, _, batches in opened])
         mesh = mesh_of(len(sessions))
+        loop.describe_devices(mesh, f"the number of runs, {len(sessions)},")
         parted = NamedSharding(mesh, PartitionSpec("runs"))
         current = jax.device_put(current, parted)
         interruption = stack.enter_context(loop.Interruption())
@@ -87,7 +96,7 @@ def train(configs: Mapping[Path, Config], *, parts: Mapping[Path, loop.Part] | N
                 current = jax.device_put(_stack(members), parted)
             batches = [batches for _, _, batches in opened]
             start, current = _train_stage(sessions, stage, start, current, batches, interruption, mesh)
-            if interruption.signal is not None and start < stages[-1].end:
+            if interruption.signal is not None and (goes_on or start < stages[-1].end):
                 CONSOLE.print(f"stopped after step {start}, checkpoints saved; the same command resumes there")
                 return 128 + interruption.signal
     return 0
@@ -127,11 +136,24 @@ def _check(configs: Mapping[Path, Config]) -> None:
 
 
 def _common_start(sessions: list[loop.Session]) -> int:
-    """The last step that all runs have a checkpoint of; what some have beyond it is dropped and trained again."""
-    start = min(session.checkpoints.latest_step() or 0 for session in sessions)
-    for session in sessions:
-        for later in [number for number in session.checkpoints.manager.all_steps() if number > start]:
-            session.checkpoints.manager.delete(later)
+    """The last step that all runs have a checkpoint of.
+
+    What some have beyond it is dropped and trained again: one checkpoint, where a training died between two saves.
+
+    Raises:
+      Apart: it would be more.
+    """
+    steps = [set(session.checkpoints.manager.all_steps()) for session in sessions]
+    start = max(set.intersection(*steps), default=0)
+    later = [{number for number in of_run if number > start} for of_run in steps]
+    if max(map(len, later)) > 1:
+        latest = ", ".join(
+            f"{s.run.workdir} after step {max(own, default=0)}" for s, own in zip(sessions, steps, strict=True)
+        )
+        raise Apart(f"runs that stand too far apart to be trained at once ({latest})")
+    for session, numbers in zip(sessions, later, strict=True):
+        for number in numbers:
+            session.checkpoints.manager.delete(number)
         session.writer.forget_after(start)
     if start:
         CONSOLE.print(f"resuming after step {start}")

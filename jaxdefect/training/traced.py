@@ -91,7 +91,7 @@ def _program(
 
 def _shape_of(array: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
     # Without a sharding where JAX may still choose it: asked for, the place where the array happens to be is an order.
-    sharding = array.sharding if getattr(array, "committed", False) else None
+    sharding = array.sharding if isinstance(array, jax.Array) and array.committed else None
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
@@ -106,7 +106,7 @@ def _surroundings() -> tuple[str, ...] | None:
     for path in paths:
         code.update(path.read_bytes())
     for library in _LIBRARIES:
-        for path in sorted(Path(library.__file__).parent.rglob("*.py")):
+        for path in sorted(Path(str(library.__file__)).parent.rglob("*.py")):
             status = path.stat()
             files.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
     modules = (*_LIBRARIES, jaxlib, np, cv2)

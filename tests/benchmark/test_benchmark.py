@@ -13,6 +13,7 @@ from jaxdefect import models
 from jaxdefect.benchmark import layers, measure, modes, programs, results
 from jaxdefect.config import Config, DataConfig, InferenceConfig, LossConfig, SyntheticConfig, TrainingConfig
 from jaxdefect.model_config import SegDecConfig
+from jaxdefect.training import step
 from jaxdefect.types import InputError
 
 
@@ -94,10 +95,19 @@ def test_times_are_of_the_calls_after_the_warm_up():
     assert (times.fastest, times.median, times.mean, times.slowest) == (1.0, 2.5, 3.0, 6.0)
 
 
-def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: Config):
+def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: Config, monkeypatch: pytest.MonkeyPatch):
     module = models.build(config.model)
-    variables = models.init(module, num_channels=1, seed=0)
-    found = layers.time_layers(module, variables, jnp.zeros((2, 64, 64, 1)), is_training=False, repetitions=1)
+    mesh = step.device_mesh(2)
+    variables = step.replicate(models.init(module, num_channels=1, seed=0), mesh)
+    image = jnp.zeros((2, 64, 64, 1))
+    with monkeypatch.context() as patch:
+        compiled = measure.compile_program
+        places = []
+        patch.setattr(
+            measure, "compile_program", lambda *all: places.append(all[2][0].sharding.spec[:1]) or compiled(*all)
+        )
+        found = layers.time_layers(module, variables, image, mesh=mesh, is_training=False, repetitions=1)
+    assert set(places) == {("data",)}  # each device its part of the batch, as in the network
     by_path = {layer.path: layer for layer in found}
     kernels = {
         "/".join(entry.key for entry in path[:-1])
@@ -129,7 +139,8 @@ def test_layers_of_every_network_can_be_called_alone(architecture: str, is_train
     network = config_lib.complete({"model": {"architecture": architecture}}).model
     module, image = models.build(network), jnp.zeros((2, 96, 64, 3))
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    found = layers.time_layers(module, variables, image, is_training=is_training, repetitions=1)
+    mesh = step.device_mesh(2, num_devices=1)
+    found = layers.time_layers(module, variables, image, mesh=mesh, is_training=is_training, repetitions=1)
     assert len(traced) == len(found) >= 10
     height, width = found[0].input_shape[1:3]
     assert (height < width) == is_training

@@ -58,7 +58,7 @@ def test_every_image_is_tested_once_and_nothing_is_trained_twice(
     assert calibrated.calibration.num_trained == 0
     assert calibrations.load(tmp_path / "folds" / "fold_0" / "seed_0") == calibrated.calibration
 
-    def never(*_: object) -> int:
+    def never(*_: object, **__: object) -> int:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(running.system, "train", never)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -73,6 +74,24 @@ def test_side_by_side_is_as_alone_and_a_lost_checkpoint_is_trained_again(
             assert lines[0]["loss"] == pytest.approx(read_figures(alone, "train")[0]["loss"], rel=1e-5)
     losses = {read_figures(workdir, "train")[0]["loss"] for workdir in configs}
     assert len(losses) > 1  # their data differ
+
+
+def test_runs_too_far_apart_lose_nothing() -> None:
+    deleted = []
+
+    def session(*steps: int) -> SimpleNamespace:
+        manager = SimpleNamespace(all_steps=lambda: list(steps), delete=deleted.append)
+        writer, run = SimpleNamespace(forget_after=lambda _: None), SimpleNamespace(workdir=f"run{steps}")
+        return SimpleNamespace(checkpoints=SimpleNamespace(manager=manager), writer=writer, run=run)
+
+    for apart in ([session(3, 4), session(1, 2)], [session(1, 2), session()], [session(3, 4, 5), session(3)]):
+        with pytest.raises(stacked.Apart, match=r"run.* after step [45], run|after step 2, run\(\) after step 0"):
+            stacked._common_start(apart)
+    assert not deleted
+    assert stacked._common_start([session(), session()]) == 0
+    assert stacked._common_start([session(1, 3, 4), session(1, 3)]) == 3
+    assert stacked._common_start([session(4), session()]) == 0
+    assert deleted == [4, 4]
 
 
 def test_side_by_side_with_numbers_of_their_own(configs: dict[Path, Config], tmp_path: Path) -> None:

@@ -87,7 +87,10 @@ def test_a_run_holds_what_is_needed_to_judge_it(config: Config, finished: Path) 
     assert version["jax"] == jax.__version__
 
 
-@pytest.mark.parametrize(("stop", "after"), [("crash", 7), ("SIGTERM", 7), ("SIGTERM", 4), ("SIGTERM", 9)])
+@pytest.mark.parametrize(
+    ("stop", "after"),
+    [("crash", 7), ("SIGTERM", 7), ("SIGTERM", 4), ("SIGTERM", 9), ("SIGTERM, more follows", 9)],
+)
 def test_a_stopped_run_ends_with_the_same_numbers(
     config: Config, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, after: int
 ) -> None:
@@ -111,7 +114,9 @@ def test_a_stopped_run_ends_with_the_same_numbers(
             with pytest.raises(RuntimeError, match="the power went"):
                 loop.train(config, tmp_path)
         else:
-            assert loop.train(config, tmp_path) == (128 + signal.SIGTERM if after < 9 else 0)
+            is_finished = after == 9 and stop == "SIGTERM"
+            code = loop.train(config, tmp_path, goes_on=stop == "SIGTERM, more follows")
+            assert code == (0 if is_finished else 128 + signal.SIGTERM)
             assert checkpoint.open_checkpoints(tmp_path).latest_step() == after + 1
     assert loop.train(config, tmp_path) == 0
 
@@ -351,14 +356,26 @@ def test_parameters_must_match_the_pattern() -> None:
         state.split_params(params, "c/.*")
 
 
+@pytest.mark.parametrize(
+    ("settings", "scores", "num_validations"),
+    [
+        ({"patience_epochs": 2}, [0.4, 0.9, 0.9, 0.9, 0.9], 4),
+        # An epoch that was not validated says nothing; one without a score (no defect among the images) is saved too.
+        ({"patience_epochs": 1, "validate_every_epochs": 2, "checkpoint_every_epochs": 9}, [0.9, None, None], 2),
+    ],
+    ids=["at its best, and no better since", "seldom validated"],
+)
 def test_training_stops_when_the_chosen_figure_no_longer_improves(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, int],
+    scores: list[float | None],
+    num_validations: int,
 ) -> None:
-    """The figure reaches its best in the second epoch and stays there, which is no improvement."""
-    values = iter([0.4, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
-    stopping = dataclasses.replace(
-        config, training=dataclasses.replace(config.training, epochs=8, patience_epochs=2, steps_per_epoch=1)
-    )
+    values = iter(scores)
+    training = dataclasses.replace(config.training, epochs=8, steps_per_epoch=1, **settings)
+    stopping = dataclasses.replace(config, training=training)
     figures_of = loop.validation.make_validation
 
     def make(*arguments, **settings):
@@ -367,6 +384,8 @@ def test_training_stops_when_the_chosen_figure_no_longer_improves(
 
     monkeypatch.setattr(loop.validation, "make_validation", make)
     assert loop.train(stopping, tmp_path) == 0
+    validated = [line["step"] for line in figures(tmp_path) if line["kind"] == "validation"]
+    assert validated == [training.validate_every_epochs * (i + 1) for i in range(num_validations)]
     assert checkpoint.open_checkpoints(tmp_path).latest_step() == 4
     assert loop.train(stopping, tmp_path) == 0  # it is finished, and stays so
     assert checkpoint.open_checkpoints(tmp_path).latest_step() == 4

@@ -4,9 +4,9 @@ Command:
   python -m launch.train --config=configs/magnetic_tile_ensemble.py --config.data.root=MagneticTile \
     --config.model.pretrained=mobilenet_v2-b0353104.pth --workdir=runs/magnetic_tile_ensemble
   The five detectors are trained side by side as one compiled program; with --config.ensemble.training=sequential one
-  after the other, to the same numbers but for rounding: on a CPU that starts in a quarter of the time, as one program
-  for five takes minutes to compile, and is done earlier unless there are thousands of steps. Without
-  --config.model.pretrained the encoder starts from random weights.
+  after the other, to the same numbers but for rounding, which norms magnify: on a CPU that starts in a quarter of the
+  time, as one program for five takes minutes to compile, and is done earlier unless there are thousands of steps.
+  Without --config.model.pretrained the encoder starts from random weights.
   Keras' weights (mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5) go with
   --config.model.padding=tensorflow --config.model.input_norm=symmetric.
 Data: Magnetic-tile defects (https://github.com/abin24/Magnetic-tile-defect-datasets.), unpacked so that

@@ -36,23 +36,14 @@ class MetricWriter:
     """Appends figures to `metrics.jsonl` and to TensorBoard events; on resuming, forgets what lies after `step`."""
 
     def __init__(self, workdir: Path, *, step: int):
-        self.workdir = workdir
-        self._open(step)
-
-    def forget_after(self, step: int) -> None:
-        """Drops what was written of later steps: they will be done again."""
-        self.close()
-        self._open(step)
-
-    def _open(self, step: int) -> None:
-        path = self.workdir / "metrics.jsonl"
+        path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)
         self._file = path.open("a")
-        self._events = _summary_writer(self.workdir / "tensorboard", purge_step=step + 1)
+        self._events = _summary_writer(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float | None]) -> None:
         """One line {"step", "kind", values...}, in TensorBoard "kind/name"; what is not finite as "nan" or "inf"."""

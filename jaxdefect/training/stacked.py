@@ -48,7 +48,7 @@ class Numbers(NamedTuple):
 
 
 class Apart(InputError):
-    """Runs that stand so far apart that training side by side would throw away what one of them has."""
+    """Runs that stand at different steps: trained side by side some would lose what they have."""
 
 
 def train(
@@ -107,7 +107,8 @@ def program_of(config: Config) -> Config | None:
 
     It is the config without all that changes a run's data but not their shape.
     """
-    if config.training.patience_epochs or config.ensemble.kind != "none" or config.classifier.is_enabled:
+    is_system = config.ensemble.kind != "none" or config.classifier.is_enabled
+    if is_system or config.training.patience_epochs or config.training.scan_steps:
         return None
     # Of the data only what gives the batches their shape. Patches keep everything: their number is costly to know.
     shape = DataConfig(
@@ -129,6 +130,10 @@ def _check(configs: Mapping[Path, Config]) -> None:
         for name in vars(first):
             if name not in _DATA_SECTIONS and getattr(first, name) != getattr(other, name):
                 raise InputError(f"runs that differ in config.{name} cannot be stacked; train them one after the other")
+    if first.training.scan_steps:
+        raise InputError(
+            "config.training.scan_steps: stacked runs are fed step by step; set it to 0 or train one after the other"
+        )
     if first.training.patience_epochs:
         raise InputError(
             "config.training.patience_epochs: stacked runs end together; set it to 0 or train one after the other"
@@ -136,28 +141,18 @@ def _check(configs: Mapping[Path, Config]) -> None:
 
 
 def _common_start(sessions: list[loop.Session]) -> int:
-    """The last step that all runs have a checkpoint of.
-
-    What some have beyond it is dropped and trained again: one checkpoint, where a training died between two saves.
+    """The step of the last checkpoint of all runs.
 
     Raises:
-      Apart: it would be more.
+      Apart: not all have the same; begun at an earlier one, some would lose what they have.
     """
-    steps = [set(session.checkpoints.manager.all_steps()) for session in sessions]
-    start = max(set.intersection(*steps), default=0)
-    later = [{number for number in of_run if number > start} for of_run in steps]
-    if max(map(len, later)) > 1:
-        latest = ", ".join(
-            f"{s.run.workdir} after step {max(own, default=0)}" for s, own in zip(sessions, steps, strict=True)
-        )
-        raise Apart(f"runs that stand too far apart to be trained at once ({latest})")
-    for session, numbers in zip(sessions, later, strict=True):
-        for number in numbers:
-            session.checkpoints.manager.delete(number)
-        session.writer.forget_after(start)
-    if start:
-        CONSOLE.print(f"resuming after step {start}")
-    return start
+    steps = [session.checkpoints.latest_step() or 0 for session in sessions]
+    if len(set(steps)) > 1:
+        latest = ", ".join(f"{s.run.workdir} after step {step}" for s, step in zip(sessions, steps, strict=True))
+        raise Apart(f"runs that stand at different steps cannot go on together: {latest}")
+    if steps[0]:
+        CONSOLE.print(f"resuming after step {steps[0]}")
+    return steps[0]
 
 
 def mesh_of(num_runs: int) -> Mesh:

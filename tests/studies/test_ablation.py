@@ -139,13 +139,23 @@ def test_alike_runs_are_trained_at_once(config: Config) -> None:
             place("b", training__seed=1, data__dilation_px=5, optimizer__learning_rate=0.3),
             place("attention", model__attention=True),
             place("patience", training__patience_epochs=2),
+            place("resident", training__scan_steps=2),
             place("c", loss__decision_weight=0.5),
             place("wrong", split__num_positives=99),
             place("large", data__image_size=(128, 64)),
         ]
     )
     found = [[str(directory) for directory in group] for group in running.groups(configs, 2)]
-    assert sorted(found) == [["a", "b"], ["attention"], ["c"], ["few"], ["large"], ["patience"], ["wrong"]]
+    assert sorted(found) == [
+        ["a", "b"],
+        ["attention"],
+        ["c"],
+        ["few"],
+        ["large"],
+        ["patience"],
+        ["resident"],
+        ["wrong"],
+    ]
     assert len(running.groups(configs, 1)) == len(configs)
 
 

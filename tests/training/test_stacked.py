@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -54,14 +53,18 @@ def weights(workdir: Path, config: Config) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
 
 
-def test_side_by_side_is_as_alone_and_a_lost_checkpoint_is_trained_again(
+def test_side_by_side_is_as_alone_and_what_a_run_has_is_never_thrown_away(
     configs: dict[Path, Config], tmp_path: Path
 ) -> None:
     assert stacked.train(configs) == 0
-    first = next(iter(configs))
+    first, *others = configs
     manager = checkpoint.open_checkpoints(first)
     manager.manager.delete(2)  # as if the power had gone between the saves of two runs
     manager.close()
+    with pytest.raises(stacked.Apart, match=r"0 after step 1, .*1 after step 2, .*2 after step 2"):
+        stacked.train(configs)
+    assert [checkpoint.open_checkpoints(workdir).latest_step() for workdir in (first, *others)] == [1, 2, 2]
+    assert loop.train(configs[first], first) == 0
     assert stacked.train(configs) == 0
     for (workdir, config), seed in zip(configs.items(), range(3), strict=True):
         lines = read_figures(workdir, "train")
@@ -74,24 +77,6 @@ def test_side_by_side_is_as_alone_and_a_lost_checkpoint_is_trained_again(
             assert lines[0]["loss"] == pytest.approx(read_figures(alone, "train")[0]["loss"], rel=1e-5)
     losses = {read_figures(workdir, "train")[0]["loss"] for workdir in configs}
     assert len(losses) > 1  # their data differ
-
-
-def test_runs_too_far_apart_lose_nothing() -> None:
-    deleted = []
-
-    def session(*steps: int) -> SimpleNamespace:
-        manager = SimpleNamespace(all_steps=lambda: list(steps), delete=deleted.append)
-        writer, run = SimpleNamespace(forget_after=lambda _: None), SimpleNamespace(workdir=f"run{steps}")
-        return SimpleNamespace(checkpoints=SimpleNamespace(manager=manager), writer=writer, run=run)
-
-    for apart in ([session(3, 4), session(1, 2)], [session(1, 2), session()], [session(3, 4, 5), session(3)]):
-        with pytest.raises(stacked.Apart, match=r"run.* after step [45], run|after step 2, run\(\) after step 0"):
-            stacked._common_start(apart)
-    assert not deleted
-    assert stacked._common_start([session(), session()]) == 0
-    assert stacked._common_start([session(1, 3, 4), session(1, 3)]) == 3
-    assert stacked._common_start([session(4), session()]) == 0
-    assert deleted == [4, 4]
 
 
 def test_side_by_side_with_numbers_of_their_own(configs: dict[Path, Config], tmp_path: Path) -> None:
@@ -149,3 +134,6 @@ def test_runs_of_different_settings_are_refused(configs: dict[Path, Config], tmp
     other = dataclasses.replace(first, optimizer=OptimizerConfig(name="adam"))
     with pytest.raises(InputError, match=r"config\.optimizer cannot be stacked"):
         stacked.train({tmp_path / "a": first, tmp_path / "b": other})
+    resident = dataclasses.replace(first, training=dataclasses.replace(first.training, scan_steps=2))
+    with pytest.raises(InputError, match=r"config\.training\.scan_steps: stacked runs are fed"):
+        stacked.train({tmp_path / "a": resident, tmp_path / "b": resident})

@@ -8,8 +8,9 @@ a call, images per second and memory; of inference and train also how near that 
 product and a copy of memory, measured in the run). Operations are those of the network's formulas; a CPU takes fewer
 for its convolutions. A row that fails, as it needs too much memory, is left out and named at the end.
 Modes: inference and train on random images that are on the device; input and end_to_end on the config's data
-(`--config.data.root`), the latter with the share of the time for which the device waits for its input. Of an ensemble
-it is one member, of a training in stages the first.
+(`--config.data.root`), the latter with the share of the time for which the device waits for its input. What has been
+shown before comes from memory (`--config.data.cache_mb`), so that a first pass is slower: the row says how many were.
+Of an ensemble it is one member, of a training in stages the first.
 """
 
 import itertools
@@ -36,7 +37,12 @@ _DTYPES = flags.DEFINE_list("dtypes", None, "Of the computation: float32, tf32, 
 _DEVICES = flags.DEFINE_list(
     "devices", None, "Numbers of local devices that share a batch, as 1,2,4; if not given as many as divide it."
 )
-_REPETITIONS = flags.DEFINE_integer("repetitions", 20, "Timed calls of each.", lower_bound=2)
+_REPETITIONS = flags.DEFINE_integer(
+    "repetitions",
+    20,
+    "Timed calls of each; of input and end_to_end at least five times what is read ahead.",
+    lower_bound=2,
+)
 _LAYERS = flags.DEFINE_bool("layers", False, "Time every layer by itself too.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for all figures.")
 _PLOT = flags.DEFINE_string("plot", None, "Picture of time and memory over the size of a batch.")
@@ -53,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
     del argv
     console = cli.console()
-    if _COMPARE.value:
+    if _COMPARE.value is not None:
         if len(_COMPARE.value) != 2:
             raise InputError(f"--compare={','.join(_COMPARE.value)}: two files are wanted, --compare A.json B.json")
         console.print(results.comparison(*(results.load(Path(name)) for name in _COMPARE.value)))
@@ -63,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
     for setting in settings:
         modes.check(config, setting)
     for name in filter(None, (_OUT.value, _PLOT.value)):
+        if Path(name).is_dir():
+            raise InputError(f"{name}: is a folder; name a file in it")
         if not Path(name).resolve().parent.is_dir():
             raise InputError(f"{name}: there is no such folder to write it in; make it first")
     found = environment.describe()

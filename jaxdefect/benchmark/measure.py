@@ -89,7 +89,7 @@ def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1, is
 
 
 def compile_program(
-    function: Any, *arguments: Any, num_devices: int = 1, counted: Any = None
+    function: Any, *arguments: Any, num_devices: int = 1, counted: Callable[[], Any] | None = None
 ) -> tuple[Callable[..., Any], float, Cost]:
     """Compiles a jitted function for arguments: the program, the seconds that took, and its cost.
 
@@ -100,13 +100,13 @@ def compile_program(
       function: jitted.
       *arguments: its arguments, or their shapes.
       num_devices: that share them.
-      counted: a traced function whose operations are meant; None: this one's.
+      counted: traces the function whose operations are meant, which is none of those seconds; None: this one's.
     """
     start = time.perf_counter()
     traced = function.trace(*arguments)
     compiled = traced.lower().compile()
     seconds, cost = time.perf_counter() - start, cost_of(compiled).repeated(num_devices)
-    whole = (counted or traced).lower(lowering_platforms=("cuda",))  # before devices part it
+    whole = (counted() if counted else traced).lower(lowering_platforms=("cuda",))  # before devices part it
     return compiled, seconds, dataclasses.replace(cost, flops=_operations(whole))
 
 
@@ -158,21 +158,27 @@ def ceilings(dtype: Dtype, *, num_devices: int = 1) -> Ceilings:
     def fastest(call: Callable[[], jax.Array]) -> float:
         return time_calls(call, repetitions=5, is_short=True).fastest
 
-    array = jnp.zeros(_COPY_BYTES // 4, jnp.float32)
-    copy = jax.jit(lambda x: x + 1.0)
+    # In place: for a new array the kernel would clear pages, which takes two times as long as the copy.
+    copy = jax.jit(lambda x: x + 1.0, donate_argnums=0)
+    arrays = [jnp.zeros(_COPY_BYTES // 4, jnp.float32)]
+
+    def copied() -> jax.Array:
+        arrays.append(copy(arrays.pop()))
+        return arrays[0]
+
     count = 1 if jax.default_backend() == "cpu" else num_devices
     return Ceilings(
         dtype=dtype,
         flops_per_second=count * 2 * side**3 / fastest(lambda: product(left, right)),
-        bytes_per_second=count * 2 * _COPY_BYTES / fastest(lambda: copy(array)),
+        bytes_per_second=count * 2 * _COPY_BYTES / fastest(copied),
     )
 
 
 def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]:
     """How near a program comes to the limit that binds it: operations at the speed of the matrix product, or bytes at
-    that of the copy, whichever takes longer. XLA's bytes count what caches hold too: where they would take longer than
-    the program did, they are no limit, and the operations are. A CPU, whose convolutions take fewer operations than are
-    counted, can be above its limit.
+    that of the copy, whichever takes longer. XLA's bytes count what caches hold too, and a CPU's convolutions take
+    fewer operations than the formulas: what would take longer than the program did is no limit. "binding_limit" is None
+    where neither is one.
     """
     if cost.flops is None or cost.bytes_accessed is None:
         return {}
@@ -180,11 +186,12 @@ def share_of_limit(cost: Cost, times: Times, limits: Ceilings) -> dict[str, Any]
         "matrix product": cost.flops / limits.flops_per_second,
         "copy": cost.bytes_accessed / limits.bytes_per_second,
     }
+    limits_kept = {name: value for name, value in seconds.items() if value <= times.median}
     return {
         "flops_per_second": cost.flops / times.median,
         "share_of_matrix_product": seconds["matrix product"] / times.median,
         "share_of_copy": seconds["copy"] / times.median,
-        "binding_limit": "copy" if seconds["matrix product"] < seconds["copy"] <= times.median else "matrix product",
+        "binding_limit": max(limits_kept, key=limits_kept.__getitem__, default=None),
     }
 
 

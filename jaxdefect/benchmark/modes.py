@@ -116,10 +116,12 @@ def _inference(config: Config, mesh: Mesh, *, repetitions: int, with_layers: boo
     variables, image = step.replicate(variables, mesh), step.place({"image": _images(config)}, mesh)["image"]
     wanted = jax.jit(functools.partial(models.apply_inference, module.apply))
     # Of the network's formulas, not of what is known ahead.
-    counted = wanted.trace({name: tree for name, tree in variables.items() if name != large_kernel.SPECTRA}, image)
+    formulas = {name: tree for name, tree in variables.items() if name != large_kernel.SPECTRA}
+    counted = functools.partial(jax.jit(functools.partial(models.apply_inference, module.apply)).trace, formulas, image)
     wanted, weights = hoisting.for_inference(wanted, variables, image_shape=image.shape[1:])
     program, seconds, cost = measure.compile_program(wanted, weights, image, num_devices=mesh.size, counted=counted)
     cost = cost.repeated(models.num_inference_parts(image.shape))  # XLA counts a loop's body once
+    measure.forget_peak()  # the compiler's
     times = measure.time_calls(lambda: program(weights, image), repetitions=repetitions)
     return _program_figures(
         times,
@@ -160,6 +162,7 @@ def _train(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -
     compiled, current = _step(config, mesh)
     batch = step.place(random_batch(config), mesh)
     program, seconds, cost = measure.compile_program(compiled, current, batch, num_devices=mesh.size)
+    measure.forget_peak()  # the compiler's
     holder = [current]
 
     def train() -> Any:
@@ -214,12 +217,27 @@ class _Stream:
         )
         self.reader = pipeline.iterate(batches, start=0, num_workers=num_workers)
         self.first = next(self.reader)  # starts the workers
+        self._draws = functools.partial(
+            pipeline.training_draws,
+            data.samples,
+            config.data,
+            batch_size=config.training.batch_size,
+            seed=config.training.seed,
+        )
 
     def time(self, call: Callable[[], Any]) -> measure.Times:
         """Times of calls, each of which takes one batch."""
         for _ in range(self._num_ahead):
             call()
         return _time_stream(call, self._repetitions)
+
+    def seen_share(self) -> float:
+        """Of the images of the timed steps, how many had been shown before: those can come from memory."""
+        num_before = 1 + self._num_ahead
+        draws = self._draws(num_steps=num_before + self._repetitions)
+        is_new = np.zeros(draws.size, bool)
+        is_new[np.unique(draws, return_index=True)[1]] = True
+        return 1.0 - float(is_new.reshape(draws.shape)[num_before:].mean())
 
 
 def _time_stream(call: Callable[[], Any], repetitions: int) -> measure.Times:
@@ -236,7 +254,7 @@ def _input(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -
     del mesh, with_layers
     stream = _Stream(config, _data(config), repetitions=repetitions)
     times = stream.time(lambda: next(stream.reader))
-    return _stream_figures(times, config, num_workers=config.data.num_workers)
+    return _stream_figures(times, config, num_workers=config.data.num_workers, seen_share=stream.seen_share())
 
 
 def _end_to_end(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bool) -> dict[str, Any]:
@@ -254,6 +272,7 @@ def _end_to_end(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bo
     compiled, current = _step(config, mesh)
     placed = step.place(stream.first, mesh)
     program, seconds, cost = measure.compile_program(compiled, current, placed, num_devices=mesh.size)
+    measure.forget_peak()  # the compiler's
     holder: list[Any] = [program(current, placed)]
     seconds_reading: list[float] = []
 
@@ -281,6 +300,7 @@ def _end_to_end(config: Config, mesh: Mesh, *, repetitions: int, with_layers: bo
         cost=dataclasses.asdict(cost),
         step_seconds=step_seconds,
         waiting_share=share,
+        seen_share=stream.seen_share(),
         reading_seconds=reading_seconds,
     )
 

@@ -35,19 +35,43 @@ def load(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{path}: cannot be read ({reason}); make one with launch.benchmark --out={path}") from error
     rows = content.get("rows") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not all({*_KEY, "times"} <= set(row) for row in rows):
+    is_ours = isinstance(rows, list) and isinstance(content.get("environment"), dict) and all(map(_is_row, rows))
+    if not is_ours:
         raise InputError(f"{path}: not a file of launch.benchmark; make one with launch.benchmark --out={path}")
     return content
 
 
+def _is_row(row: Any) -> bool:
+    is_complete = isinstance(row, dict) and {*_KEY, "times"} <= set(row)
+    return (
+        is_complete
+        and isinstance(row["times"], dict)
+        and ("mean" if row.get("is_stream") else "median") in row["times"]
+    )
+
+
 def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     """A line per setting: how fast, how near the limit that binds, how much memory (XLA's plan on a device, beside
-    arguments, and the process's peak).
+    arguments, and the process's peak since it was compiled). Of fewer than a hundred calls p99 lies between the two
+    slowest; operations are the formulas'.
     """
     result = Table(title=title)
     left = ("mode", "size", "dtype", "limit")
     for column in (
-        *("mode", "batch", "size", "dtype", "devices", "compile s", "ms", "least", "p99", "images/s", "GFLOP/s"),
+        *(
+            "mode",
+            "batch",
+            "size",
+            "dtype",
+            "devices",
+            "compile s",
+            "calls",
+            "ms",
+            "least",
+            "p99",
+            "images/s",
+            "GFLOP/s",
+        ),
         *("limit", "plan MiB", "host MiB"),
     ):
         result.add_column(column, justify="left" if column in left else "right")
@@ -60,6 +84,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
             row["dtype"],
             str(row.get("num_devices", 1)),
             _number(row.get("compile_seconds"), 1),
+            str(times["repetitions"]),
             *(_number(1e3 * value, 1) for value in (seconds_of(row), times["fastest"], times["p99"])),
             _number(row["images_per_second"], 2),
             _number(limits.get("flops_per_second"), 0, unit=1e9),
@@ -78,10 +103,14 @@ def seconds_of(row: Mapping[str, Any]) -> float:
 def _limit(row: Mapping[str, Any]) -> str:
     if "waiting_share" in row:
         return f"waits {row['waiting_share']:.0%}"
+    if "seen_share" in row:
+        return f"{row['seen_share']:.0%} shown before"
     limits = row.get("limits") or {}
     if not limits:
         return ""
     name = limits["binding_limit"]
+    if name is None:  # a formula's operations, of which a CPU's ways leave out some
+        return f"{limits['share_of_matrix_product']:.1f} x matrix product"
     share = limits["share_of_matrix_product" if name == "matrix product" else "share_of_copy"]
     return f"{share:.0%} of {name}"
 

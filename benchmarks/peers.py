@@ -72,7 +72,8 @@ def _serve(connection: Connection, case: Case, setting: str, device: str) -> Non
         if "compile" in setting:
             parameter = torch.ones(2, requires_grad=case.is_training)
             output = torch.compile(lambda x: x * 2 + 1)(parameter).sum()
-            _ = output.backward() if case.is_training else None
+            if case.is_training:
+                output.backward()
     jax.block_until_ready(jax.jit(jnp.sin)(0.0))
 
     # The size of the libraries, once they are started, is none of the network's.

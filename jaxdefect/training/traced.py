@@ -83,8 +83,9 @@ def _program(
             _write(path, bytes(exported.serialize()))
         program = jax.jit(exported.call, donate_argnums=0)
         program.lower(*inputs)
-    except (NotImplementedError, ValueError) as error:  # what JAX can compile and not export; if it is the step, it
-        _LOGGER.warning("the traced step cannot be kept: %s", error)  # fails again
+    except (NotImplementedError, ValueError) as error:
+        # JAX can compile some programs that it cannot export; where the step itself is wrong, it fails again.
+        _LOGGER.warning("the traced step cannot be kept: %s", error)
         return jax.jit(flat, donate_argnums=0)
     return program
 

@@ -154,7 +154,7 @@ def _write_classifier_data(config: Config, workdir: Path, directory: Path) -> No
     """Cuts the windows of the training and the validation images, and splits them as the images are."""
     run = runs.load(workdir)
     samples = readers.read(config.data)
-    predictor = Predictor.load(workdir, is_calibrating=True, stages="detector")
+    predictor = Predictor.load(workdir, is_calibrating=True, stages="detector").on_all_devices()
     with CONSOLE.status("Looking for the detector's false alarms"):
         calibration = choosing.calibrate_run(predictor, samples, split=run.split, batch_size=_BATCH)
         by_id = {sample.id: sample for sample in samples}

@@ -89,9 +89,9 @@ def calibrate(
     Args:
       predictor: gives raw scores, and maps.
       selection: at least one defective and, to be of use, good ones.
-      batch_size: images per call of the predictor.
+      batch_size: images per computation.
       wish: the policy, and whether scores shall be probabilities.
-      on_progress: called with the number of images done after each batch.
+      on_progress: called with the number of images done after each.
 
     Raises:
       InputError: no defective image, an image or mask cannot be read, or what `decide` refuses.
@@ -207,14 +207,14 @@ def calibrated(
       InputError: thresholds for other weights that were chosen on images outside the split; no such file.
     """
     if calibration is not None:
-        return Predictor.load(run.workdir, checkpoint=checkpoint, calibration=calibration)
+        return Predictor.load(run.workdir, checkpoint=checkpoint, calibration=calibration).on_all_devices()
     if run.config.ensemble.kind != "none":
         predictor = calibrated_members(run, checkpoint=checkpoint, batch_size=batch_size, on_stage=on_stage)
         known = calibrations.load(run.workdir)
         if known is None:
             return predictor
     else:
-        predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
+        predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True).on_all_devices()
         known = predictor.calibration
     if known is not None and _belongs(known, predictor):
         return _with(known, predictor)
@@ -265,7 +265,7 @@ def defaults(run: runs.Run, *, checkpoint: str | None, batch_size: int) -> Calib
         joined = calibrated_members(run, checkpoint=checkpoint, batch_size=batch_size).calibration
         assert joined is not None
         return joined
-    predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
+    predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True).on_all_devices()
     known = predictor.calibration
     if known is not None and _belongs(known, predictor):
         return known

@@ -31,8 +31,8 @@ class BatchPredictor(Protocol):
     @property
     def checkpoint_step(self) -> int: ...
 
-    def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
-        """Images [H, W, C] float32 in [0, 1] -> what there is to say of each."""
+    def judge_each(self, images: Iterable[np.ndarray], *, batch_size: int) -> Iterator[Judgement]:
+        """Images [H, W, C] float32 in [0, 1] -> what there is to say of each, in order."""
         ...
 
 
@@ -135,9 +135,9 @@ def evaluate(
       predictor: gives scores and maps.
       samples: what to evaluate; at least one.
       calibration: the thresholds to decide by.
-      batch_size: images per call of the predictor.
+      batch_size: images per computation.
       gallery_size: how many images to keep for the report.
-      on_progress: called with the number of images done after each batch.
+      on_progress: called with the number of images done after each.
 
     Raises:
       InputError: no samples, or an image or mask cannot be read.
@@ -243,14 +243,28 @@ def score(
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[Scored]:
-    """Every sample with its score, map and mask, in order; images are decoded while the network computes."""
-    num_done = 0
-    for batch in _read_batches(samples, data=predictor.config.data, batch_size=batch_size):
-        judgements = predictor.judge([image for _, image, _ in batch], batch_size=batch_size)
-        for (sample, image, mask), judgement in zip(batch, judgements, strict=True):
-            upsampled = map_to_image_size(judgement.probability, *image.shape[:2], stride=judgement.stride)
-            yield Scored(sample, judgement, upsampled, mask)
-        num_done += len(batch)
+    """Every sample with its score, map and mask, in order; images are decoded while the network computes.
+
+    Args:
+      predictor: judges them.
+      samples: what to score.
+      batch_size: images per computation, and as many are decoded ahead of it.
+      on_progress: called with the number of images done after each.
+
+    Raises:
+      InputError: an image or mask cannot be read.
+    """
+    taken: collections.deque[_Read] = collections.deque()
+
+    def images() -> Iterator[np.ndarray]:
+        for read in _read_ahead(samples, data=predictor.config.data, num_ahead=batch_size):
+            taken.append(read)
+            yield read[1]
+
+    for num_done, judgement in enumerate(predictor.judge_each(images(), batch_size=batch_size), start=1):
+        sample, image, mask = taken.popleft()
+        upsampled = map_to_image_size(judgement.probability, *image.shape[:2], stride=judgement.stride)
+        yield Scored(sample, judgement, upsampled, mask)
         if on_progress:
             on_progress(num_done)
 
@@ -258,20 +272,17 @@ def score(
 _Read = tuple[Sample, np.ndarray, np.ndarray | None]
 
 
-def _read_batches(samples: Sequence[Sample], *, data: DataConfig, batch_size: int) -> Iterator[list[_Read]]:
-    """Lists of `batch_size` decoded samples (the last may be shorter), read ahead by one batch."""
+def _read_ahead(samples: Sequence[Sample], *, data: DataConfig, num_ahead: int) -> Iterator[_Read]:
+    """Decoded samples, `num_ahead` of them before they are asked for."""
     with futures.ThreadPoolExecutor(_NUM_READERS) as readers:
         waiting: collections.deque[futures.Future[_Read]] = collections.deque()
-        remaining = iter(samples)
         try:
-            while True:
-                for sample in remaining:
-                    waiting.append(readers.submit(_read, sample, data))
-                    if len(waiting) >= 2 * batch_size:
-                        break
-                if not waiting:
-                    return
-                yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+            for sample in samples:
+                waiting.append(readers.submit(_read, sample, data))
+                if len(waiting) > num_ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:  # an unreadable image ends the run at once, not after all that was queued
             readers.shutdown(cancel_futures=True)
 

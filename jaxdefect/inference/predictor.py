@@ -281,6 +281,12 @@ class Predictor:
         results = self.stream([self.prepare(image) for image in images], batch_size=batch_size)
         return [self._judgement(result) for result in results]
 
+    def judge_each(self, images: Iterable[np.ndarray], *, batch_size: int) -> Iterator[Judgement]:
+        """As `judge`, one image after the other: while the device computes a batch, the next is taken, and what came
+        of the last can be used.
+        """
+        yield from map(self._judgement, self.stream(map(self.prepare, images), batch_size=batch_size))
+
     def prepare(self, image: np.ndarray | ImageSource) -> Prepared:
         """An image of any size as network input: [H, W, C] uint8, uint16 or float in [0, 1], or a source of windows;
         C as in `config.data`.

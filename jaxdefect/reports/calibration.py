@@ -145,7 +145,7 @@ def _calibrate(
             selection = calibration_images.select(run, samples, images.on)
             groups |= {sample.id: sample.group for sample in selection.samples}
             if run.config.ensemble.kind == "none":
-                predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True)
+                predictor = Predictor.load(run.workdir, checkpoint=checkpoint, is_calibrating=True).on_all_devices()
                 predictor = cut(dataclasses.replace(predictor, calibration=None, tiling=None))
             else:  # in the members' tiles
                 predictor = choosing.calibrated_members(

@@ -82,14 +82,14 @@ def load_side(workdir: Path, *, part: str) -> Side:
     except InputError as error:
         raise InputError(f"--runs: {str(error).removeprefix('--workdir=')}") from error
     directory = evaluation.report_directory(workdir, part)
-    predictor = Predictor.load(workdir, is_calibrating=True)
+    predictor = Predictor.load(workdir, is_calibrating=True).on_all_devices()
     metrics = _read_metrics(directory / "metrics.json")
     now = predictor.checkpoint_step, predictor.threshold, predictor.pixel_threshold
     if predictor.calibration is None or now != tuple(
         metrics.get(key) for key in ("checkpoint_step", "threshold", "pixel_threshold")
     ):
         metrics = evaluation.run_evaluation(workdir, part=part)
-        predictor = Predictor.load(workdir, is_calibrating=True)
+        predictor = Predictor.load(workdir, is_calibrating=True).on_all_devices()
     columns = files.read_columns(directory / "scores.csv")
     return Side(
         run,

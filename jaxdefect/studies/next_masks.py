@@ -12,7 +12,8 @@ import numpy as np
 from rich.table import Table
 from scipy import stats
 
-from jaxdefect.data import pipeline, readers, splits
+from jaxdefect.data import readers, splits
+from jaxdefect.inference.evaluation import score
 from jaxdefect.inference.predictor import Judgement, Predictor
 from jaxdefect.reports import files
 from jaxdefect.studies import tables
@@ -57,17 +58,14 @@ def rank_runs(workdirs: Sequence[Path], *, num_masks: int, out: Path) -> list[Ca
         split = _common_split([runs.load(workdir) for workdir in workdirs])
     except InputError as error:
         raise InputError(f"--workdirs: {str(error).removeprefix('--workdir=')}") from error
-    predictors = [Predictor.load(workdir, is_calibrating=True) for workdir in workdirs]
+    predictors = [Predictor.load(workdir, is_calibrating=True).on_all_devices() for workdir in workdirs]
     by_id = {sample.id: sample for sample in readers.read(predictors[0].config.data)}
     masked = set(split.masked)
     unmasked = [by_id[id] for id in split.train if id in by_id and by_id[id].label and id not in masked]
     if not unmasked:
         raise InputError(f"--workdirs={workdirs[0]}: every training positive has its mask already; nothing to rank")
-    signs = []
-    for start in range(0, len(unmasked), _BATCH):
-        images = [pipeline.load(sample, predictors[0].config.data)[0] for sample in unmasked[start : start + _BATCH]]
-        judged = [predictor.judge(images, batch_size=_BATCH) for predictor in predictors]
-        signs += [_signs(of_image) for of_image in zip(*judged, strict=True)]
+    scored = [score(predictor, unmasked, batch_size=_BATCH) for predictor in predictors]
+    signs = [_signs([one.judgement for one in of_image]) for of_image in zip(*scored, strict=True)]
     ranked = rank([sample.id for sample in unmasked], np.array(signs))
     rows = [(one.rank, one.id, one.disagreement, one.conflict) for one in ranked]
     files.write(out / "next_masks.csv", files.to_csv(("rank", "id", "disagreement", "conflict"), rows))

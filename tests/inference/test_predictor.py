@@ -99,6 +99,24 @@ def test_padding_changes_nothing_and_saves_compilation():
     assert traces == [(8, 64, 96, 1)]
 
 
+def test_judging_one_by_one_takes_the_next_batch_before_it_waits_for_the_last():
+    predictor, _ = make_predictor()
+    images = np.random.default_rng(2).random((5, 64, 96, 1), np.float32)
+    taken, taken_before = [], []
+
+    def take():
+        for number, image in enumerate(images):
+            taken.append(number)
+            yield image
+
+    scores = []
+    for judgement in predictor.on_all_devices().judge_each(take(), batch_size=2):
+        taken_before.append(len(taken))
+        scores.append(judgement.score)
+    np.testing.assert_allclose(scores, reference_scores(images), rtol=1e-5)
+    assert taken_before == [4, 4, 5, 5, 5]
+
+
 def test_strong_scores_are_not_tied():
     predictor, _ = make_predictor()
     strong = dataclasses.replace(predictor, variables={"gain": jnp.float32(50)})  # logits 20 and 25

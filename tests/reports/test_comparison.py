@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import browser
@@ -49,9 +49,12 @@ class FakePredictor:
     def pixel_threshold(self) -> float:
         return 0.5
 
-    def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
+    def judge_each(self, images: Iterable[np.ndarray], *, batch_size: int) -> Iterator[Judgement]:
         probability = np.tile((np.arange(8) < 4).astype(np.float32), (8, 1))
-        return [Judgement(self.scores[round(float(image[0, 0, 0]) * 255)], probability, 8) for image in images]
+        return (Judgement(self.scores[round(float(image[0, 0, 0]) * 255)], probability, 8) for image in images)
+
+    def on_all_devices(self) -> "FakePredictor":
+        return self
 
 
 def _make_run(

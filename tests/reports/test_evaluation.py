@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import browser
@@ -54,12 +54,15 @@ class FakePredictor:
     tiling: None = None
     calibration: Calibration | None = None
 
-    def judge(self, images: Sequence[np.ndarray], *, batch_size: int | None = None) -> list[Judgement]:
-        assert batch_size is not None
-        assert {image.shape for image in images} == {(64, 128, 1)}
+    def judge_each(self, images: Iterable[np.ndarray], *, batch_size: int) -> Iterator[Judgement]:
         probability = np.zeros((8, 16), np.float32)
         probability[:, :8] = 1
-        return [Judgement(_SCORES[round(float(image[0, 0, 0]) * 255)], probability, stride=8) for image in images]
+        for image in images:
+            assert image.shape == (64, 128, 1)
+            yield Judgement(_SCORES[round(float(image[0, 0, 0]) * 255)], probability, stride=8)
+
+    def on_all_devices(self) -> "FakePredictor":
+        return self
 
 
 @pytest.fixture
@@ -177,7 +180,7 @@ def test_page_stays_below_20_mb_with_the_noisiest_images(tmp_path):
 
 def test_a_page_above_the_limit_gets_smaller_pictures(samples, tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)
-    monkeypatch.setattr(FakePredictor, "judge", lambda self, images, batch_size: [_MIXED] * len(images))
+    monkeypatch.setattr(FakePredictor, "judge_each", lambda self, images, batch_size: (_MIXED for _ in images))
     for sample in samples:
         cv2.imwrite(str(sample.image), noise)
         if sample.mask is not None:

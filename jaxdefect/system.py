@@ -81,6 +81,7 @@ def _train_ensemble(config: Config, workdir: Path, *, goes_on: bool) -> int:
         directory: dataclasses.replace(member, data=dataclasses.replace(config.data, only_class=name))
         for directory, name in directories.items()
     }
+    loop.check_disk(configs)
     CONSOLE.print(f"{workdir}: an ensemble of {len(classes)} detectors, for {', '.join(classes)}")
     if config.ensemble.training == "stacked":
         by_directory = {directory: parts[name] for directory, name in directories.items()}

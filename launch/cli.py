@@ -139,6 +139,8 @@ def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[st
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # of the libraries; --verbosity=0 shows all they say
         try:
+            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `launch`, while it was imported
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             return main(argv)
         except InputError as error:
             _fail(error)

@@ -125,6 +125,7 @@ def _predict(values: flags.FlagValues, out: Path) -> int:
 def _watch(values: flags.FlagValues, out: Path) -> int:
     if values.shard:
         raise InputError("--shard: cannot be used with --watch; let each process watch a folder of its own")
+    is_stopped = _until_signal()  # before what takes its time: a signal there is not lost
     predictor = _load(values)
     console = Console(stderr=True)
 
@@ -144,7 +145,7 @@ def _watch(values: flags.FlagValues, out: Path) -> int:
         batch_size=values.batch_size,
         map_format=values.map_format,
         on_record=show,
-        is_stopped=_until_signal(),
+        is_stopped=is_stopped,
     )
     cli.console().print(_table(summary, predictor=predictor, results=records.table_path(out).with_suffix(".csv")))
     return 1 if summary.num_errors else 0

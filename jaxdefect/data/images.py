@@ -1,13 +1,14 @@
 """Image files: decode any gray or colour, 8 or 16 bit file to float32 in [0, 1]; sizes, resizing."""
 
+import io
 import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from jaxdefect.data import area
-from jaxdefect.types import InputError
+from jaxdefect.data import area, tiff
+from jaxdefect.types import InputError, Window
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -17,14 +18,15 @@ _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
 _HEADER_BYTES = 65536
+_MAX_PIXELS = 2**30  # OpenCV's own limit
 
 
 def read_image(path: Path, *, num_channels: int) -> np.ndarray:
     """Reads an image as [H, W, num_channels] float32 in [0, 1].
 
     Gray and colour (RGB order) are converted into each other as asked; alpha is dropped; 8 bit is divided by 255 and
-    16 bit by 65535; a floating-point TIFF is taken as it is. The pixels come as stored: a rotation noted in EXIF is
-    not applied, since a mask has none.
+    16 bit by 65535; a floating-point TIFF is taken as it is. The pixels come as stored: a rotation noted in EXIF or a
+    TIFF's tags is not applied, since a mask has none.
 
     Args:
       path: a PNG, JPEG, BMP or TIFF file.
@@ -50,7 +52,7 @@ def decode_for(path: Path, *, num_channels: int) -> np.ndarray:
 
 
 def decode(path: Path, *, flags: int) -> np.ndarray:
-    """Decodes an image file with OpenCV's `flags` into [H, W] or [H, W, channels] (BGR), type as stored.
+    """Decodes an image file as OpenCV's `flags` say into [H, W] or [H, W, channels] (BGR), type as stored, not turned.
 
     OpenCV fills what a truncated file lacks with gray and says nothing, so the end of the data is checked first.
 
@@ -61,6 +63,11 @@ def decode(path: Path, *, flags: int) -> np.ndarray:
     cause = _truncation(data)
     if cause:
         raise InputError(f"{path}: truncated image ({cause}); copy the file again")
+    is_tiff = tiff.is_tiff(data)
+    if is_tiff and flags == cv2.IMREAD_UNCHANGED:
+        stored = tiff.open_tiff(io.BytesIO(data), path)
+        if stored is not None and stored.height * stored.width <= _MAX_PIXELS:
+            return stored.read(Window(0, 0, stored.height, stored.width))
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -70,7 +77,7 @@ def decode(path: Path, *, flags: int) -> np.ndarray:
             f"{path}: not an image that OpenCV can decode ({len(data)} bytes, broken or of another format); "
             f"wanted is one of {', '.join(IMAGE_SUFFIXES)}"
         )
-    return pixels
+    return tiff.as_stored(pixels, data, path) if is_tiff else pixels
 
 
 def image_size(path: Path) -> tuple[int, int]:

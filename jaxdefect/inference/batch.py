@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdefect.data.sources import DecodedImage, open_image
 from jaxdefect.inference import ensemble, records
-from jaxdefect.inference.files import MAP_FOLDER, OVERLAY_FOLDER, result_path
+from jaxdefect.inference.files import MAP_FOLDER, OVERLAY_FOLDER, RESULT_FOLDERS, record_path, result_path
 from jaxdefect.inference.map_files import MAP_SUFFIXES, MapFormat, write_map, write_overlay
 from jaxdefect.inference.predictor import Predictor, Result
 from jaxdefect.inference.records import Record, Shard
@@ -94,8 +94,8 @@ def predict_files(
 
     A file that cannot be read gets a line with its error and the rest goes on. Every file appears whole or not at
     all; an interrupted run leaves its lines so far as predictions.jsonl.partial. Maps and overlays that an earlier run
-    listed in the same folder's predictions.jsonl and that this run did not write are removed; a shard, whose
-    predictions-i-of-n.jsonl says nothing of the others, removes none.
+    listed in the same folder's predictions.jsonl and that this run did not write are removed, and a watched folder's
+    records of single images; a shard, whose predictions-i-of-n.jsonl says nothing of the others, removes none.
 
     Args:
       predictor: gives scores and maps.
@@ -107,28 +107,30 @@ def predict_files(
       on_record: called with each record, in order.
 
     Raises:
-      InputError: `out` cannot be written or holds another predictions.jsonl, or the batch does not fit in memory.
+      InputError: `out` cannot be written, holds another predictions.jsonl, or another process writes there; or the
+        batch does not fit in memory.
     """
     if batch_size < 1:
         raise InputError(f"batch_size = {batch_size}: must be 1 or more")
-    stale = _earlier_results(out) if shard is None else set()
-    if shard is not None:
-        # An old table must not be merged with the others' new ones.
-        records.table_path(out, shard).unlink(missing_ok=True)
-        images = dict(list(images.items())[shard.index :: shard.count])
-    if predictor.tiling is None and predictor.config.data.fit == "resize":
-        batch_size = max(1, min(batch_size, len(images)))
-    compile_for(predictor, batch_size)
-    tally = Tally()
-    with records.table(out, shard) as add_to_table:
-        for record in judge_files(predictor, images, out=out, batch_size=batch_size, map_format=map_format):
-            add_to_table(record)
-            stale -= {name for name in (record.map, record.overlay) if name is not None}
-            tally.add(record)
-            if on_record is not None:
-                on_record(record)
-    for name in stale:
-        (out / name).unlink(missing_ok=True)
+    with records.exclusive(out, shard):
+        stale = _earlier_results(out) if shard is None else set()
+        if shard is not None:
+            # An old table must not be merged with the others' new ones.
+            records.table_path(out, shard).unlink(missing_ok=True)
+            images = dict(list(images.items())[shard.index :: shard.count])
+        if predictor.tiling is None and predictor.config.data.fit == "resize":
+            batch_size = max(1, min(batch_size, len(images)))
+        compile_for(predictor, batch_size)
+        tally = Tally()
+        with records.table(out, shard) as add_to_table:
+            for record in judge_files(predictor, images, out=out, batch_size=batch_size, map_format=map_format):
+                add_to_table(record)
+                stale -= {name for name in (record.map, record.overlay) if name is not None}
+                tally.add(record)
+                if on_record is not None:
+                    on_record(record)
+        for name in stale:
+            (out / name).unlink(missing_ok=True)
     return tally.summary()
 
 
@@ -217,19 +219,16 @@ def _write(predictor: Predictor, judged: _Judged, *, out: Path, map_format: MapF
     item, result = judged.decoded, judged.result
     if isinstance(result, InputError):
         return Record(item.id, str(item.path), error=str(result))
-    try:
-        result = predictor.with_defects(result)
-    except UnreadableImageError as error:  # the classifier looks at its pixels again
-        return Record(item.id, str(item.path), error=str(error))
     height, width = result.map.height, result.map.width
     map_name = result_path(MAP_FOLDER, item.id, MAP_SUFFIXES[map_format])
     overlay_name = result_path(OVERLAY_FOLDER, item.id, ".jpg")
-    for name in (map_name, overlay_name):
-        records.make_folder((out / name).parent)
-    write_map(out / map_name, result.map, map_format=map_format)
     try:
+        result = predictor.with_defects(result)  # the classifier looks at its pixels again, and so does the overlay
+        for name in (map_name, overlay_name):
+            records.make_folder((out / name).parent)
+        write_map(out / map_name, result.map, map_format=map_format)
         write_overlay(out / overlay_name, result.source, result.map, threshold=predictor.pixel_threshold)
-    except UnreadableImageError as error:
+    except (UnreadableImageError, records.UnusableNameError) as error:
         return Record(item.id, str(item.path), error=str(error))
     return Record(
         id=item.id,
@@ -257,10 +256,12 @@ def _classes_called(predictor: Predictor, result: Result) -> list[str]:
 
 
 def _earlier_results(out: Path) -> set[str]:
-    """The maps and overlays that an earlier run in `out` listed."""
+    """The maps and overlays that an earlier run in `out` listed, and the records of a watched folder."""
     path = records.table_path(out)
     if not path.exists():
         return set()
-    names = {name for record in records.read(path) for name in (record.map, record.overlay) if name is not None}
-    inside = tuple(os.path.join(os.path.realpath(out / folder), "") for folder in (MAP_FOLDER, OVERLAY_FOLDER))
+    earlier = list(records.read(path))
+    names = {name for record in earlier for name in (record.map, record.overlay) if name is not None}
+    names |= {record_path(record.id) for record in earlier}
+    inside = tuple(os.path.join(os.path.realpath(out / folder), "") for folder in RESULT_FOLDERS)
     return {name for name in names if os.path.realpath(out / name).startswith(inside)}

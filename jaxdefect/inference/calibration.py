@@ -99,6 +99,7 @@ def write(calibration: Calibration, path: Path) -> None:
         temporary.write_text(to_json(calibration))
         os.replace(temporary, path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
@@ -127,8 +128,8 @@ def read(path: Path) -> Calibration:
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: not a calibration ({type(error).__name__}: {error}); delete the file, and launch.evaluate or "
-            "launch.calibrate writes it anew"
+            f"{path}: not a calibration ({type(error).__name__}: {error}); give a file that launch.calibrate wrote; a "
+            "run's own calibration.json can be deleted, and launch.evaluate or launch.calibrate writes it anew"
         ) from error
 
 
@@ -166,6 +167,8 @@ def from_json(values: dict[str, Any]) -> Calibration:
     logistic = values.get("logistic")
     if logistic is not None:
         maximum, mean, bias = map(float, logistic)
+        if not np.isfinite([maximum, mean, bias]).all():
+            raise ValueError(f"logistic = {logistic} is not finite")
         logistic = maximum, mean, bias
     return Calibration(
         threshold=threshold,
@@ -224,14 +227,22 @@ def warn_of_others(
             default,
             workdir,
         )
-    elif calibration.checkpoint_step != checkpoint_step:
+    else:
+        warn_of_other_weights(calibration, workdir, checkpoint_step=checkpoint_step, weights_sha256=weights_sha256)
+
+
+def warn_of_other_weights(
+    calibration: Calibration, workdir: Path, *, checkpoint_step: int, weights_sha256: str | None
+) -> None:
+    """Warns where a calibration was chosen for other weights than those of `workdir`, of this step (and hash)."""
+    if calibration.checkpoint_step != checkpoint_step:
         _LOGGER.warning(
             "The threshold of %s was chosen for the checkpoint of step %d, and this is step %d.",
             workdir,
             calibration.checkpoint_step,
             checkpoint_step,
         )
-    elif calibration.weights_sha256 not in (None, weights_sha256):
+    elif None not in (calibration.weights_sha256, weights_sha256) and calibration.weights_sha256 != weights_sha256:
         _LOGGER.warning(
             "The threshold of %s was chosen for the checkpoint of step %d of another training: the weights differ.",
             workdir,

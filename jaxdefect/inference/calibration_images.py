@@ -5,11 +5,12 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdefect.config import DataConfig
-from jaxdefect.data import pipeline, readers
+from jaxdefect.data import duplicates, pipeline, readers
 from jaxdefect.inference.calibration import CalibrationImages
+from jaxdefect.inference.tiles import Tiling
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
 
@@ -67,7 +68,8 @@ def select(run: runs.Run, samples: Sequence[Sample], on: str) -> Selection:
     if Path(on).is_dir():
         if Path(on).resolve() != Path(data.root).resolve():
             elsewhere = readers.read(dataclasses.replace(data, root=on))
-            return _with_notes(Selection(f"all images in {on}", elsewhere, 0), Split((), (), (), ()))
+            copies = _copied(samples, elsewhere)
+            return _with_notes(Selection(f"all images in {on}", elsewhere, 0), run.split, ids=copies)
         chosen, source = list(samples), f"all images in {on}"
     elif Path(on).is_file():
         chosen, source = _by_ids(_read_ids(Path(on)), samples, where=on), f"the images listed in {on}"
@@ -97,18 +99,29 @@ def _part(part: str, samples: Sequence[Sample], split: Split, data: DataConfig) 
     return _with_notes(Selection(part, _by_ids(getattr(split, part), samples, where=f"the {part} part"), 0), split)
 
 
-def _with_notes(selection: Selection, split: Split) -> Selection:
-    """Says which of the images the network has been trained on or will be tested on, and which belong together."""
-    ids = {sample.id for sample in selection.samples}
-    num_trained, num_tested = len(ids & set(split.train)), len(ids & set(split.test))
+def _copied(samples: Sequence[Sample], elsewhere: Sequence[Sample]) -> set[str]:
+    """The ids of the run's images that a data set elsewhere holds too, byte for byte."""
+    theirs = {sample.image for sample in elsewhere}
+    alike = duplicates.identical_files([*samples, *elsewhere])
+    both = [members for members in alike if any(sample.image in theirs for sample in members)]
+    return {sample.id for members in both for sample in members if sample.image not in theirs}
+
+
+def _with_notes(selection: Selection, split: Split, *, ids: set[str] | None = None) -> Selection:
+    """Says which of the images the network has been trained on or will be tested on, and which belong together.
+
+    `ids`: those of the images in the split; None: they have the same.
+    """
+    ids = {sample.id for sample in selection.samples} if ids is None else ids
+    num_trained, num_tested, count = len(ids & set(split.train)), len(ids & set(split.test)), len(selection.samples)
     notes = item_notes([sample.group for sample in selection.samples if sample.label])
     if num_trained:
         notes.append(
-            f"The network was trained on {num_trained} of the {len(ids)} calibration images: it scores them better "
+            f"The network was trained on {num_trained} of the {count} calibration images: it scores them better "
             "than new ones, of which it may miss more and stop more good ones."
         )
     if num_tested:
-        notes.append(f"{num_tested} of the {len(ids)} calibration images are test images: they test nothing any more.")
+        notes.append(f"{num_tested} of the {count} calibration images are test images: they test nothing any more.")
     return selection._replace(num_trained=num_trained, notes=(*selection.notes, *notes))
 
 
@@ -135,7 +148,7 @@ def _by_ids(ids: Sequence[str], samples: Sequence[Sample], *, where: str) -> lis
 
 def _read_ids(path: Path) -> list[str]:
     try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of ids, one a line ({error})") from error
     if not ids:
@@ -202,10 +215,12 @@ def read_scores(
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # as Excel writes it
             rows = list(csv.DictReader(file, strict=True))
         for row in rows:
             scores = [row["score"], row.get("raw_score") or row["score"]]
+            if not row["id"]:
+                raise ValueError("a row without an id")
             if int(row["label"]) not in (0, 1) or not all(0 <= float(score) <= 1 for score in scores):
                 raise ValueError(f"label {row['label']}, score {' and '.join(scores)} of {row['id']!r}")
             for name in ("fold", "seed"):
@@ -217,7 +232,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         ) from error
     if not rows:
         raise InputError(f"--scores_csv={path}: has no rows")
-    if _part_evaluated(path.with_name("metrics.json")) == "train":
+    if _evaluation_beside(path).get("split") == "train":
         raise InputError(
             f"--scores_csv={path}: scores of images that their network was trained on; give those of an evaluation on "
             "test images"
@@ -225,10 +240,22 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _part_evaluated(metrics: Path) -> str | None:
-    """Of an evaluation's metrics.json the part; None where there is none, or another file of that name."""
+def tiling_of_scores(paths: Sequence[Path]) -> Tiling | None:
+    """The tiles that the scores in evaluations' scores.csv were made in.
+
+    Raises:
+      InputError: they differ.
+    """
+    first, *others = [_evaluation_beside(path).get("tiling") for path in paths]
+    if any(other != first for other in others):
+        raise InputError(f"--scores_csv={','.join(map(str, paths))}: of images cut into different tiles, or only some")
+    return None if first is None else Tiling(*map(tuple, first))
+
+
+def _evaluation_beside(scores: Path) -> dict[str, Any]:
+    """The metrics.json of the evaluation that wrote these scores; empty where there is none, or it is another's."""
     try:
-        content = json.loads(metrics.read_text())
+        content = json.loads(scores.with_name("metrics.json").read_text())
     except (OSError, ValueError):
-        return None
-    return content.get("split") if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -14,6 +14,7 @@ from jaxdefect.data.pipeline import load
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.defects import ImageDefects, compare
 from jaxdefect.inference.predictor import Judgement
+from jaxdefect.inference.tiles import Tiling
 from jaxdefect.metrics.pixel import pixel_counts
 from jaxdefect.overlay import map_to_image_size
 from jaxdefect.types import InputError, Sample
@@ -30,6 +31,12 @@ class BatchPredictor(Protocol):
 
     @property
     def checkpoint_step(self) -> int: ...
+
+    @property
+    def weights_sha256(self) -> str | None: ...
+
+    @property
+    def tiling(self) -> Tiling | None: ...
 
     def judge_each(self, images: Iterable[np.ndarray], *, batch_size: int) -> Iterator[Judgement]:
         """Images [H, W, C] float32 in [0, 1] -> what there is to say of each, in order."""
@@ -83,6 +90,7 @@ class Evaluation:
     `detected`: with a classifier, those before it, of the samples that are compared.
     `classes`, `groups`: those of each sample, N; `class_scores`: of an ensemble, [N] by class.
     `raw_scores` [N]: before their calibration; None where they are not calibrated.
+    `checkpoint_step`, `weights_sha256`, `tiling`: the predictor's, which may be others than the calibration was for.
     """
 
     ids: tuple[str, ...]
@@ -97,6 +105,9 @@ class Evaluation:
     groups: tuple[str, ...] = ()
     class_scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     raw_scores: np.ndarray | None = None
+    checkpoint_step: int | None = None
+    weights_sha256: str | None = None
+    tiling: Tiling | None = None
 
     @property
     def found(self) -> tuple[ImageDefects, ...]:
@@ -188,6 +199,9 @@ def evaluate(
         groups=tuple(groups),
         class_scores={name: np.array([row[name] for row in class_scores]) for name in class_scores[0]},
         raw_scores=None if None in raw_scores else np.array(raw_scores, np.float64),
+        checkpoint_step=predictor.checkpoint_step,
+        weights_sha256=predictor.weights_sha256,
+        tiling=predictor.tiling,
     )
 
 

@@ -21,6 +21,7 @@ from jaxdefect import config as config_lib
 from jaxdefect.config import Config
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import ensemble, four_stage
+from jaxdefect.inference.tiles import check_tiling
 from jaxdefect.types import InputError
 
 SIDECAR_VERSION = 1
@@ -76,9 +77,11 @@ def load(
 
     Raises:
       InputError: no StableHLO export; a file that is missing, broken, of a newer version, or not the one that the
-        sidecar was written for; one for another platform; a calibration as `ensemble.check_joint` says.
+        sidecar was written for; one for another platform; a calibration as `ensemble.check_joint` says, or in tiles
+        that do not suit the network.
     """
     sidecar = read_sidecar(graph)
+    weights_sha256 = sidecar.get("weights_sha256")
     try:
         config = config_lib.from_dict(sidecar["config"])
         own = sidecar["calibration"]
@@ -90,16 +93,19 @@ def load(
         files = dict(graphs[MODEL]["files"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _broken(graph, sidecar, error) from error
+    where = sidecar_path(graph) if calibration is None else Path(calibration)
     if calibration is not None:
-        own = calibrations.read(Path(calibration))
+        own = calibrations.read(where)
         if classes:
-            ensemble.check_joint(own, sidecar.get("weights_sha256"), where=Path(calibration), workdir=graph)
+            ensemble.check_joint(own, weights_sha256, where=where, workdir=graph)
     if own is None and not is_calibrating:
         _LOGGER.warning(
             "%s was exported without a calibration: the threshold is the model's default, %.6g.",
             graph,
             config.model.threshold,
         )
+    elif own is not None and not classes and not is_calibrating:  # a joint one is checked above
+        calibrations.warn_of_other_weights(own, graph, checkpoint_step=step, weights_sha256=weights_sha256)
     call = open_graph(graph, files)
     has_classifier = has_classifier and CLASSIFIER in graphs
     return predictor_class(
@@ -112,8 +118,8 @@ def load(
         classes=classes,
         class_thresholds=class_thresholds,
         classifier=_classifier(graph, graphs[CLASSIFIER], config) if has_classifier else None,
-        tiling=None if own is None else own.tiling,
-        weights_sha256=sidecar.get("weights_sha256"),
+        tiling=None if own is None else check_tiling(own.tiling, config, where=where),
+        weights_sha256=weights_sha256,
     )
 
 
@@ -142,8 +148,8 @@ def read_sidecar(graph: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not the sidecar of an export ({error}); export again") from error
     if is_newer:
         raise InputError(
-            f"{path}: of version {version}, written by jaxdefect {sidecar.get('versions', {}).get('jaxdefect')}; this "
-            f"jaxdefect reads up to version {SIDECAR_VERSION}: install a newer one, or export again with this one"
+            f"{path}: of version {version}, written{_by(sidecar)}; this jaxdefect reads up to version "
+            f"{SIDECAR_VERSION}: install a newer one, or export again with this one"
         )
     return sidecar
 
@@ -217,6 +223,9 @@ def _of_any_number(call: Call, size: int) -> Call:
 
 
 def _broken(graph: Path, sidecar: Mapping[str, Any], error: Exception) -> InputError:
+    return InputError(f"{sidecar_path(graph)}: written{_by(sidecar)}, cannot be read here ({error}); export again")
+
+
+def _by(sidecar: Mapping[str, Any]) -> str:
     versions = sidecar.get("versions")
-    source = f" by jaxdefect {versions.get('jaxdefect')}" if isinstance(versions, Mapping) else ""
-    return InputError(f"{sidecar_path(graph)}: written{source}, cannot be read here ({error}); export again")
+    return f" by jaxdefect {versions.get('jaxdefect')}" if isinstance(versions, Mapping) else ""

@@ -9,6 +9,8 @@ from jaxdefect.data.images import IMAGE_SUFFIXES
 from jaxdefect.types import InputError
 
 MAP_FOLDER, OVERLAY_FOLDER = "maps", "overlays"
+_RECORD_FOLDER = "results"
+RESULT_FOLDERS = (MAP_FOLDER, OVERLAY_FOLDER, _RECORD_FOLDER)
 
 
 def find_images(source: str | os.PathLike, *, out: Path) -> dict[str, Path]:
@@ -84,6 +86,11 @@ def result_path(folder: str, image_id: str, suffix: str) -> str:
     The image's own suffix stays in the name, so that the results of x.png and x.jpg are kept apart.
     """
     return f"{folder}/{image_id}{suffix}"
+
+
+def record_path(image_id: str) -> str:
+    """Where an image's own record goes in a watched folder's results, as `result_path`."""
+    return result_path(_RECORD_FOLDER, image_id, ".json")
 
 
 def _below(root: str) -> list[str]:

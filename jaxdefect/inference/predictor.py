@@ -23,7 +23,7 @@ from jaxdefect.inference import devices, ensemble, exported, four_stage, logisti
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.components import defects_of, runs_of, runs_without
 from jaxdefect.inference.pixel_map import PixelMap
-from jaxdefect.inference.tiles import Assembly, Prepared, Tiling, make_tiling
+from jaxdefect.inference.tiles import Assembly, Prepared, Tiling, check_tiling, make_tiling
 from jaxdefect.models import hoisting
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
@@ -142,7 +142,8 @@ class Predictor:
 
         Raises:
           InputError: no run there, no such checkpoint, or one of another architecture; a classifier by itself; no such
-            calibration, or for an ensemble, one as `ensemble.check_joint` says; an export as `exported.load` says.
+            calibration, one in tiles that do not suit the network, or for an ensemble, one as `ensemble.check_joint`
+            says; an export as `exported.load` says.
         """
         graph = exported.find(Path(workdir))
         if graph is not None:
@@ -170,6 +171,7 @@ class Predictor:
         variables, step = checkpoints.restore_variables(run.workdir, config=run.config, which=checkpoint)
         sha256 = checkpoints.weights_sha256(variables)
         chosen = calibrations.load(run.workdir) if calibration is None else calibrations.read(Path(calibration))
+        where = calibrations.calibration_path(run.workdir) if calibration is None else Path(calibration)
         if not is_calibrating:
             calibrations.warn_of_others(
                 chosen, run.workdir, default=run.config.model.threshold, checkpoint_step=step, weights_sha256=sha256
@@ -190,7 +192,7 @@ class Predictor:
             classifier=four_stage.load_classifier(run)
             if run.config.classifier.is_enabled and stages == "all"
             else None,
-            tiling=None if chosen is None else chosen.tiling,
+            tiling=None if chosen is None else check_tiling(chosen.tiling, run.config, where=where),
             weights_sha256=sha256,
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdefect.inference import coco
+from jaxdefect.training import runs
 from jaxdefect.types import Defect, InputError, Verdict
 
 TABLE = "predictions"
+_OF_THE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 DEFECTS = "defects"
 
 
@@ -89,8 +92,22 @@ def describe(defect: Defect, *, height: int, width: int) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def exclusive(out: Path, shard: Shard | None = None) -> Iterator[None]:
+    """Keeps other processes from writing the same tables.
+
+    Raises:
+      InputError: another one does; or `out` cannot be made.
+    """
+    make_folder(out)
+    name = table_name(shard)
+    refusal = f"{out}: another process writes {name}.jsonl there; stop it, or give another output folder"
+    with runs.locked(out / f".{name}.lock", refusal=refusal):
+        yield
+
+
 def read(path: Path) -> Iterator[Record]:
-    """The records of a table, one after the other.
+    """The records of a table, one after the other; a last line that a crash left half written is none.
 
     Raises:
       InputError: the file is not a table of predictions.
@@ -98,9 +115,19 @@ def read(path: Path) -> Iterator[Record]:
     try:
         with open(path, encoding="utf-8") as file:
             for line in file:
-                yield Record(**json.loads(line))
-    except (ValueError, TypeError) as error:
+                if line.endswith("\n"):
+                    yield _record(json.loads(line))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: not a table of predictions; move it away or give another output folder") from error
+
+
+def _record(values: dict[str, Any]) -> Record:
+    record = Record(**values)
+    for name in ("id", "path", "map", "overlay"):
+        value = getattr(record, name)
+        if not isinstance(value, str) and (value is not None or name == "id"):
+            raise TypeError(f"{name} = {value!r}")
+    return record
 
 
 def line(record: Record) -> str:
@@ -154,7 +181,8 @@ def merge(out: Path) -> int:
       How many images they hold.
 
     Raises:
-      InputError: there are no shards, some are missing, they are of several counts, or of several sets of images.
+      InputError: there are no shards, some are missing, they are of several counts, of several sets of images, or
+        judged by several thresholds.
     """
     paths = sorted(out.glob(f"{TABLE}-*-of-*.jsonl"))
     if not paths:
@@ -172,12 +200,18 @@ def merge(out: Path) -> int:
     records = [record for record, _ in dealt]
     # Images are dealt out in the order of their ids, so tables of the same images take turns.
     takes_turns = all(index == place % len(shards) for place, (_, index) in enumerate(dealt))
+    thresholds = sorted({record.threshold for record in records if record.threshold is not None})
+    if len(thresholds) > 1:
+        raise InputError(
+            f"{out}: the shards were judged by different thresholds, e.g. {thresholds[0]:.6g} and {thresholds[-1]:.6g};"
+            " judge all shards anew by one calibration"
+        )
     if not takes_turns or any(one.id == other.id for one, other in itertools.pairwise(records)):
         raise InputError(
             f"{out}: the shards' tables are not of the same set of images (another --images, or files came or went in "
             "between); judge all shards anew"
         )
-    with table(out) as add:
+    with exclusive(out), table(out) as add:
         for record in records:
             add(record)
     return len(records)
@@ -203,8 +237,14 @@ def make_folder(folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
+class UnusableNameError(InputError):
+    """An image's name gives none for its results: too long, or what another has as a folder."""
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What to tell the user."""
+    if error.errno in _OF_THE_NAME:
+        return UnusableNameError(f"{path}: cannot be written ({error.strerror}); rename the image")
     return InputError(
         f"{path}: cannot be written ({error.strerror}); check the space and the permissions there, or give another "
         "output folder"

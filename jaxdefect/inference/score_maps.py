@@ -156,8 +156,9 @@ def from_json(values: dict[str, Any]) -> ScoreMap:
     if values["method"] != "isotonic":
         raise ValueError(f"scores.method = {values['method']!r} is neither 'platt' nor 'isotonic'")
     x, y = tuple(map(float, values["scores"])), tuple(map(float, values["shares"]))
-    if len(x) != len(y) or not x or (np.diff(x) <= 0).any() or (np.diff(y) < 0).any():
-        raise ValueError("scores.scores and scores.shares are not two growing lists of one length")
+    is_growing = len(x) == len(y) > 0 and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
+    if not is_growing or not all(0 <= value <= 1 for value in (*x, *y)):
+        raise ValueError("scores.scores and scores.shares are not two growing lists of one length, within [0, 1]")
     return Isotonic(x, y)
 
 

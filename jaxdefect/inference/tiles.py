@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,23 @@ def make_tiling(config: Config, *, size: tuple[int, int] | None = None, overlap:
         min(max(1, round((1 - overlap) * side / unit)) * unit, side) for side, unit in zip(size, units, strict=True)
     ]
     return Tiling((size[0], size[1]), (strides[0], strides[1]))
+
+
+def check_tiling(tiling: Tiling | None, config: Config, *, where: Path) -> Tiling | None:
+    """The tiles of a calibration, read from `where`, if a network of this config can compute them.
+
+    Raises:
+      InputError: it cannot: the calibration is that of another run.
+    """
+    if tiling is None:
+        return None
+    try:
+        make_tiling(config, size=tiling.size)
+        if not all(1 <= stride <= side for stride, side in zip(tiling.stride_px, tiling.size, strict=True)):
+            raise InputError(f"a stride of {tiling.stride_px} px between tiles of {tiling.size} px")
+    except InputError as error:
+        raise InputError(f"{where}: chosen with tiles that do not suit this run: {error}") from error
+    return tiling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,12 +9,11 @@ from typing import Literal, NamedTuple
 
 from jaxdefect.inference import records
 from jaxdefect.inference.batch import Summary, Tally, compile_for, judge_files
-from jaxdefect.inference.files import images_below
+from jaxdefect.inference.files import images_below, record_path
 from jaxdefect.inference.map_files import MapFormat
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.records import Record
 
-RESULT_FOLDER = "results"
 POLL_S = 0.2
 PATIENCE_S = 10.0
 
@@ -83,11 +82,14 @@ class Arrivals:
     def _is_worth_a_try(self, id: str, path: Path) -> bool:
         try:
             status = path.stat()
+            size, modified_ns = status.st_size, status.st_mtime_ns
         except FileNotFoundError:  # moved away since the folder was read
             return False
+        except OSError:  # a link to itself, or a network drive that is away: reading the file says so
+            size, modified_ns = 0, 0
         now, known = self._clock(), self._looks.get(id)
-        if known is None or (known.size, known.modified_ns) != (status.st_size, status.st_mtime_ns):
-            self._looks[id] = _Look(status.st_size, status.st_mtime_ns, now)
+        if known is None or (known.size, known.modified_ns) != (size, modified_ns):
+            self._looks[id] = _Look(size, modified_ns, now)
             return False
         return known.tried == "never" or (known.tried == "once" and now - known.since >= self._patience_s)
 
@@ -126,14 +128,15 @@ def watch(
       patience_s: after so many seconds without a change, a file that cannot be decoded is broken.
 
     Raises:
-      InputError: the folder is none, or `out` cannot be written or holds another predictions.jsonl.
+      InputError: the folder is none; `out` cannot be written, holds another predictions.jsonl, or another process
+        writes there.
     """
-    done, broken = _resume(out)
-    arrivals = Arrivals(folder, out=out, done=done, broken=broken, patience_s=patience_s)
-    for size in {1, batch_size}:
-        compile_for(predictor, size)
     tally = Tally()
-    with _journal(out) as add:
+    with records.exclusive(out), _journal(out) as add:
+        done, broken = _resume(out)
+        arrivals = Arrivals(folder, out=out, done=done, broken=broken, patience_s=patience_s)
+        for size in {1, batch_size}:
+            compile_for(predictor, size)
         while not is_stopped():
             ready = arrivals.look()
             size = batch_size if len(ready) >= batch_size else 1
@@ -148,7 +151,7 @@ def watch(
                     break
             if not ready:
                 time.sleep(poll_s)
-    records.publish(out)
+        records.publish(out)
     return tally.summary()
 
 
@@ -176,18 +179,26 @@ def _journal(out: Path) -> Iterator[Callable[[Record], None]]:
     """A function that makes a record last: its own file, then its line."""
     records.make_folder(out)
     path = records.table_path(out)
-    try:
-        with open(path, "a", encoding="utf-8") as file:
 
-            def add(record: Record) -> None:
-                for name in filter(None, (record.map, record.overlay)):
-                    _to_disk(out / name)  # before the line that says they are there
-                with records.whole_file(out / RESULT_FOLDER / f"{record.id}.json") as temporary:
-                    temporary.write_text(records.line(record), encoding="utf-8")
-                file.write(records.line(record))
-                file.flush()
-                os.fsync(file.fileno())
+    def add(record: Record) -> None:
+        try:
+            for name in filter(None, (record.map, record.overlay)):
+                _to_disk(out / name)  # before the line that says they are there
+            # Where the image's name allows no file, its line must do.
+            with (
+                contextlib.suppress(records.UnusableNameError),
+                records.whole_file(out / record_path(record.id)) as temporary,
+            ):
+                temporary.write_text(records.line(record), encoding="utf-8")
+            file.write(records.line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise records.cannot_write(path, error) from error
 
-            yield add
-    except OSError as error:
-        raise records.cannot_write(path, error) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "a", encoding="utf-8"))
+        except OSError as error:
+            raise records.cannot_write(path, error) from error
+        yield add

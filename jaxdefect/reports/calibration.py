@@ -194,7 +194,7 @@ def _from_scores(
         score_map=score_map,
         images=chosen,
         num_trained=0,
-        tiling=None,
+        tiling=calibration_images.tiling_of_scores(images.scores_csv),
     )
 
 

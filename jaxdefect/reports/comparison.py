@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdefect import config as config_lib
 from jaxdefect import structure
+from jaxdefect.data import readers
 from jaxdefect.inference.evaluation import margin
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.metrics import paired
@@ -20,6 +21,7 @@ from jaxdefect.types import InputError
 
 # Of an evaluation's figures, those of pixels and single defects: known only for all its images together.
 _WHOLE = ("pixel_iou", "pixel_f1")
+_SCORES = "scores.csv"
 _NUM_RESAMPLES = 2_000  # a test set of 10 000 images takes a few seconds
 _IMAGE = (*paired.FIGURES, "precision", "recall", "false_positives_at_full_recall")
 
@@ -68,7 +70,7 @@ class Pair:
 
 
 def load_side(workdir: Path, *, part: str) -> Side:
-    """A run with its evaluation, which is made now unless it is that of the weights and thresholds that the run has.
+    """A run with its evaluation, which is made now unless it is that of the weights, thresholds and labels of now.
 
     Args:
       workdir: the run's directory.
@@ -83,21 +85,30 @@ def load_side(workdir: Path, *, part: str) -> Side:
         raise InputError(f"--runs: {str(error).removeprefix('--workdir=')}") from error
     directory = evaluation.report_directory(workdir, part)
     predictor = Predictor.load(workdir, is_calibrating=True).on_all_devices()
+    samples = evaluation.select_samples(readers.read(run.config.data), split=run.split, part=part)
+    labels = {sample.id: sample.label for sample in samples}
     metrics = _read_metrics(directory / "metrics.json")
-    now = predictor.checkpoint_step, predictor.threshold, predictor.pixel_threshold
-    if predictor.calibration is None or now != tuple(
-        metrics.get(key) for key in ("checkpoint_step", "threshold", "pixel_threshold")
-    ):
+    is_there = bool(metrics) and (directory / _SCORES).exists()
+    if not is_there or not _is_of(metrics, predictor) or _read_scores(directory)[0] != labels:
         metrics = evaluation.run_evaluation(workdir, part=part)
         predictor = Predictor.load(workdir, is_calibrating=True).on_all_devices()
-    columns = files.read_columns(directory / "scores.csv")
-    return Side(
-        run,
-        predictor,
-        metrics,
-        labels=dict(zip(columns["id"], map(int, columns["label"]), strict=True)),
-        scores=dict(zip(columns["id"], map(float, columns["score"]), strict=True)),
-    )
+    return Side(run, predictor, metrics, *_read_scores(directory))
+
+
+def _is_of(metrics: Mapping[str, Any], predictor: Predictor) -> bool:
+    """Whether an evaluation is that of these weights and thresholds."""
+    if predictor.calibration is None:
+        return False
+    names = ("checkpoint_step", "weights_sha256", "threshold", "pixel_threshold")
+    tiling = predictor.tiling and list(map(list, predictor.tiling))
+    return metrics.get("tiling") == tiling and all(metrics.get(name) == getattr(predictor, name) for name in names)
+
+
+def _read_scores(directory: Path) -> tuple[dict[str, int], dict[str, float]]:
+    """Labels and scores of an evaluation, by id."""
+    columns = files.read_columns(directory / _SCORES)
+    labels, scores = map(int, columns["label"]), map(float, columns["score"])
+    return dict(zip(columns["id"], labels, strict=True)), dict(zip(columns["id"], scores, strict=True))
 
 
 def join(sides: Sequence[Side]) -> Pair:

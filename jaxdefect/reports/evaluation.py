@@ -163,7 +163,9 @@ def evaluation_metrics(
         "by_class": breakdown.to_dicts(rows.classes),
         "oracle": oracle,
         **calibration_metrics(evaluation, calibration),
-        "checkpoint_step": calibration.checkpoint_step,
+        "checkpoint_step": evaluation.checkpoint_step,
+        "weights_sha256": evaluation.weights_sha256,
+        "tiling": evaluation.tiling and list(map(list, evaluation.tiling)),
         "config": str(Path(workdir) / "config.json"),
         "versions": runs.versions(),
     }

@@ -112,6 +112,19 @@ def train(config: Config, workdir: Path, *, part: Part | None = None, goes_on: b
     return 0
 
 
+def check_disk(configs: Mapping[Path, Config]) -> None:
+    """Checks that the disk has room for the checkpoints of all these runs together.
+
+    Raises:
+      InputError: it has not.
+    """
+    needed = [
+        checkpoint.num_bytes_needed(workdir, module=models.build(config.model), config=config)
+        for workdir, config in configs.items()
+    ]
+    checks.check_disk(next(iter(configs)), needed_bytes=sum(needed))
+
+
 def open_session(
     config: Config, workdir: Path, stack: contextlib.ExitStack, *, part: Part | None = None
 ) -> tuple[Session, tuple[state.Stage, ...], pipeline.Batches]:
@@ -123,8 +136,8 @@ def open_session(
     checks.check_writable(workdir)
     stack.enter_context(runs.exclusive(workdir))
     runs.check_config(workdir, config)
+    check_disk({workdir: config})
     module = models.build(config.model)
-    checks.check_disk(workdir, needed_bytes=checkpoint.num_bytes_needed(workdir, module=module, config=config))
     if checkpoint.is_fresh(workdir):
         pretrained.load_pretrained(config.model, checkpoint.template(module, config))  # fails before anything is kept
     samples = readers.read(config.data) if part is None else part.samples
@@ -308,7 +321,7 @@ def _not_finite(session: Session, number: int, what: str) -> InputError:
     session.checkpoints.manager.wait_until_finished()
     last = session.checkpoints.latest_step()
     kept = f"the last good checkpoint is that of step {last}" if last else "there is no checkpoint yet"
-    return InputError(f"step {number}: {what}: not finite, training stopped; {kept}; {_ADVICE}")
+    return InputError(f"{session.run.workdir}: step {number}: {what}: not finite, training stopped; {kept}; {_ADVICE}")
 
 
 def _validate(

@@ -73,22 +73,32 @@ def check_config(workdir: Path, config: Config) -> None:
 
 @contextlib.contextmanager
 def exclusive(workdir: Path) -> Iterator[None]:
-    """Keeps other processes from training in `workdir`; the operating system lets go when the process ends, however.
-
-    A file system that has no locks gets a warning.
+    """Keeps other processes from training in `workdir`.
 
     Raises:
       InputError: another one trains there.
     """
-    lock = filelock.FileLock(workdir / _LOCK, timeout=0)
+    advice = "another process trains there; stop it (Ctrl-C saves a checkpoint), or name another --workdir"
+    with locked(workdir / _LOCK, refusal=f"{workdir}: {advice}"):
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, refusal: str) -> Iterator[None]:
+    """Keeps other processes from where the file `path` stands; the operating system lets go when the process ends.
+
+    A file system that has no locks gets a warning.
+
+    Raises:
+      InputError: with `refusal`, another one is there.
+    """
+    lock = filelock.FileLock(path, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise InputError(
-            f"{workdir}: another process trains there; stop it (Ctrl-C saves a checkpoint), or name another --workdir"
-        ) from error
+        raise InputError(refusal) from error
     except NotImplementedError:
-        _LOGGER.warning("%s: the file system has no locks; see to it that one process at a time trains there", workdir)
+        _LOGGER.warning("%s: the file system has no locks; see to it that one process at a time is there", path.parent)
     try:
         yield
     finally:

@@ -72,6 +72,7 @@ def train(
       InputError: as `loop.train`; runs that cannot be stacked.
     """
     _check(configs)
+    loop.check_disk(configs)
     with contextlib.ExitStack() as stack:
         opened = [
             loop.open_session(config, workdir, stack, part=None if parts is None else parts[workdir])

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 
-from jaxdefect.data import patches, sources
+from jaxdefect.data import images, patches, sources
 from jaxdefect.data.images import read_image, to_unit_range
 from jaxdefect.types import InputError, Window
 
@@ -55,6 +56,24 @@ def test_windows_of_a_tiff_are_those_of_the_decoded_image(tmp_path: Path, shape,
         np.testing.assert_array_equal(to_unit_range(found), patches.cut(whole, window))
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])  # read in parts, and by OpenCV
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_not_turned(tmp_path: Path, orientation: int, compression: str):
+    path, stored = tmp_path / "a.tif", pixels((40, 60), np.uint8)
+    PIL.Image.fromarray(stored).save(path, compression=compression, tiffinfo={274: orientation})
+    np.testing.assert_array_equal(images.read_pixels(path, num_channels=1)[..., 0], stored)
+    assert images.image_size(path) == stored.shape
+
+
+def test_alpha_is_dropped_from_a_tiff_and_where_it_cannot_be_the_file_is_refused(tmp_path: Path):
+    path, stored = tmp_path / "a.tif", pixels((40, 60, 4), np.uint8)
+    PIL.Image.fromarray(stored).save(path, compression="raw")
+    np.testing.assert_array_equal(images.read_pixels(path, num_channels=3), stored[..., :3])
+    PIL.Image.fromarray(stored).save(path, compression="tiff_lzw")
+    with pytest.raises(InputError, match=r"a\.tif: a TIFF with transparency"):
+        images.read_pixels(path, num_channels=3)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tiff"])
 def test_any_other_image_is_decoded_as_a_whole(tmp_path: Path, suffix: str):
     path = tmp_path / f"a{suffix}"
@@ -70,11 +89,12 @@ def test_a_sweep_in_overlapping_bands_decodes_each_tile_once_and_holds_a_band(tm
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels((1024, 256), np.uint8), tile=(64, 64), compression="zlib")
     source = sources.open_image(path, num_channels=1)
-    decode, decoded = source._decode, []  # pyright: ignore
-    monkeypatch.setattr(source, "_decode", lambda index: decoded.append(index) or decode(index))
+    stored, decoded = source._pixels, []  # pyright: ignore
+    decode = stored._decode
+    monkeypatch.setattr(stored, "_decode", lambda index: decoded.append(index) or decode(index))
     for top in range(0, 1024 - 128 + 1, 64):
         source.read(Window(top, 0, 128, 256))
-        assert len(source._decoded) <= 8  # pyright: ignore
+        assert len(stored._decoded) <= 8
     assert sorted(decoded) == list(range(64))
     decoded.clear()
     source.read(Window(70, 70, 20, 20))
@@ -85,11 +105,12 @@ def test_rows_that_are_stored_as_they_are_are_read_alone(tmp_path: Path, monkeyp
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels((1024, 256), np.uint8))  # one strip
     source = sources.open_image(path, num_channels=1)
-    file, sizes = source._file, []  # pyright: ignore
+    stored, sizes = source._pixels, []  # pyright: ignore
+    file = stored._file
     handle = types.SimpleNamespace(
         seek=file.filehandle.seek, read=lambda size: sizes.append(size) or file.filehandle.read(size)
     )
-    monkeypatch.setattr(source, "_file", types.SimpleNamespace(filehandle=handle, byteorder=file.byteorder))
+    monkeypatch.setattr(stored, "_file", types.SimpleNamespace(filehandle=handle, byteorder=file.byteorder))
     source.read(Window(500, 10, 20, 30))
     assert sizes == [20 * 256]
 

@@ -1,6 +1,7 @@
 """What a run can be calibrated on, and what is said of it."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 
 from jaxdefect.config import from_dict
 from jaxdefect.data import readers
-from jaxdefect.inference.calibration_images import read_scores, select
+from jaxdefect.inference.calibration_images import read_scores, select, tiling_of_scores
 from jaxdefect.training.runs import Run
 from jaxdefect.types import InputError, Sample, Split, Targets
 
@@ -23,7 +24,7 @@ def run(tmp_path: Path) -> tuple[Run, list[Sample]]:
     root.mkdir()
     lines = ["image,label,group"]
     for i, name in enumerate("abcdef"):
-        cv2.imwrite(str(root / f"{name}.png"), np.zeros((8, 8), np.uint8))
+        cv2.imwrite(str(root / f"{name}.png"), np.full((8, 8), 10 * i, np.uint8))
         lines.append(f"{name}.png,{1 if name == 'd' else 1 - i % 2},{'c' if name == 'd' else name}")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
     config = from_dict({"data": {"reader": "folder", "root": str(root)}, "training": {"select": "best"}})
@@ -54,10 +55,12 @@ def test_parts_lists_and_folders_are_found_and_their_weakness_is_said(run, tmp_p
     other = tmp_path / "other"
     other.mkdir()
     for name in "ab":  # other images under ids that the run knows
-        cv2.imwrite(str(other / f"{name}.png"), np.zeros((8, 8), np.uint8))
+        cv2.imwrite(str(other / f"{name}.png"), np.full((8, 8), 99, np.uint8))
     (other / "labels.csv").write_text("image,label\na.png,1\nb.png,0\n")
     elsewhere = select(opened, samples, str(other))
     assert ([sample.image.parent for sample in elsewhere.samples], elsewhere.num_trained) == ([other, other], 0)
+    shutil.copy(samples[0].image, other / "b.png")  # "a", which the network was trained on
+    assert select(opened, samples, str(other)).num_trained == 1
 
 
 def test_what_is_not_there_is_named(run, tmp_path):
@@ -100,11 +103,20 @@ def test_scores_of_evaluations_are_taken_raw_and_joined(tmp_path):
     first.write_text("id,label,score,prediction,raw_score\na,1,0.9,1,0.6\n")
     second.write_text("id,label,score,prediction\nb,0,0.2,0\n")
     assert read_scores([first, second], split=SPLIT)[0].scores == (0.6, 0.2)
+    assert tiling_of_scores([first]) is None
+    (tmp_path / "metrics.json").write_text('{"split": "test", "tiling": [[64, 96], [32, 48]]}')
+    assert tiling_of_scores([first, second]) == ((64, 96), (32, 48))
+    with pytest.raises(InputError, match="different tiles"):
+        tiling_of_scores([first, tmp_path / "elsewhere" / "3.csv"])
     with pytest.raises(InputError, match="no column 'fold'"):
         read_scores([first], split=SPLIT, folds=[0])
     (tmp_path / "metrics.json").write_text('{"split": "train"}')
     with pytest.raises(InputError, match="scores of images that their network was trained on"):
         read_scores([first], split=SPLIT)
-    second.write_text("id,label,score\nb,2,0.2\n")
-    with pytest.raises(InputError, match=r"--scores_csv=.*2\.csv: not a table of scores"):
-        read_scores([second], split=SPLIT)
+    (tmp_path / "metrics.json").unlink()
+    for text in ("id,label,score\nb,2,0.2\n", "label,score\n1,0.2\n"):
+        second.write_text(text)
+        with pytest.raises(InputError, match=r"--scores_csv=.*2\.csv: not a table of scores"):
+            read_scores([second], split=SPLIT)
+    second.write_text("\ufeffid,label,score\nb,1,0.2\n", encoding="utf-8")  # Excel's UTF-8
+    assert read_scores([second], split=SPLIT)[0].ids == ("b",)

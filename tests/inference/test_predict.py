@@ -16,6 +16,8 @@ from absl import flags
 from jaxdefect.config import Config, DataConfig
 from jaxdefect.data.readers.coco import decode_counts
 from jaxdefect.inference import batch, files
+from jaxdefect.inference.calibration import Calibration
+from jaxdefect.inference.files import record_path
 from jaxdefect.inference.predictor import Predictor, compile_forward
 from jaxdefect.types import Defect, InputError, RotatedBox, Window
 from launch import predict
@@ -122,7 +124,12 @@ def test_a_second_run_leaves_only_its_own_results(folder, tmp_path, predictor, m
     for record in records.values():  # as a version without classes wrote them
         for key in ("class_scores", "classes", "defects", "height", "width"):
             del record[key]
-    (out / "predictions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records.values()))
+    lines = "".join(json.dumps(record) + "\n" for record in records.values())
+    (out / "predictions.jsonl").write_text(lines + '{"id": "b')  # a crash left half a line
+    for name in records:  # as if the folder had been watched
+        path = out / record_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
     for name in [*BROKEN, "a/x.png"]:
         (folder / name).unlink()
     assert run_main(monkeypatch, predictor, *arguments, "--map_format=npy", "--batch_size=3") == 0
@@ -131,6 +138,7 @@ def test_a_second_run_leaves_only_its_own_results(folder, tmp_path, predictor, m
     assert {n: second[n]["score"][:7] for n in second} == {n: first[n]["score"][:7] for n in second}
     stored = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert stored == {
+        ".predictions.lock",
         "defects.json",
         "predictions.csv",
         "predictions.jsonl",
@@ -201,6 +209,10 @@ def test_shards_share_the_images_and_their_tables_merge_to_that_of_one_process(
         del record["seconds"]
     assert merged == expected
     assert (out / "defects.json").read_text() == (alone / "defects.json").read_text()
+    judged_otherwise = dataclasses.replace(predictor, calibration=Calibration(0.2, 0.5, "validation", 3))
+    run_main(monkeypatch, judged_otherwise, f"--images={folder}", f"--out={out}", "--shard=1/2")
+    with pytest.raises(InputError, match=r"different thresholds, e\.g\. 0\.2 and 0\.5"):
+        run_main(monkeypatch, predictor, "--merge", f"--out={out}")
     # Tables that do not take turns, and such that do but hold one id twice.
     for first, second in ((f"{folder}/x.*", folder), (f"{folder}/x.png", f"{folder}/x.[bp]*")):
         run_main(monkeypatch, predictor, f"--images={first}", f"--out={out}", "--shard=0/2")

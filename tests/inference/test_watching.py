@@ -164,6 +164,45 @@ def test_a_slow_camera_a_broken_file_a_crash_and_a_restart(folder: Path, tmp_pat
     assert [record.id for record in run(1)] == ["newer.png"]
 
 
+def test_names_that_cannot_be_used_hold_up_nothing_and_no_second_process_writes(
+    folder: Path, tmp_path: Path, predictor: Predictor
+):
+    (folder / "loop.png").symlink_to("loop.png")
+    long = f"{'n' * 242}.png"  # results/NAME.json.partial is too long
+    for name in (long, "a.png", "a.png.png/b.png"):  # maps/a.png.png would be a's map, and is the folder of b's
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(png(1))
+    seen: dict[str, str | None] = {}
+    refused: list[InputError] = []
+
+    def note(record: Record) -> None:
+        seen[record.id] = record.error
+        try:
+            watching.watch(predictor, folder, out=tmp_path / "out", batch_size=1, is_stopped=lambda: True)
+        except InputError as error:
+            refused.append(error)
+
+    stop_at = time.monotonic() + 60
+    watching.watch(
+        predictor,
+        folder,
+        out=tmp_path / "out",
+        batch_size=1,
+        on_record=note,
+        is_stopped=lambda: len(seen) >= 4 or time.monotonic() > stop_at,
+        poll_s=0.01,
+        patience_s=0.1,
+    )
+    good = {name for name, error in seen.items() if error is None}
+    assert seen.keys() == {"loop.png", long, "a.png", "a.png.png/b.png"}
+    assert len(good) == 1
+    assert good < {"a.png", "a.png.png/b.png"}
+    assert "symbolic links" in str(seen["loop.png"])
+    assert "rename the image" in str(seen[long])
+    assert len(refused) == 4
+    assert "another process writes predictions.jsonl" in str(refused[0])
+
+
 def test_a_folder_that_cannot_be_watched_is_named(folder: Path, tmp_path: Path, predictor: Predictor):
     for path, out, message in (
         (tmp_path / "none", tmp_path, "no such folder to watch"),

@@ -19,6 +19,7 @@ from jaxdefect.inference import exported, policies
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.score_maps import Platt
+from jaxdefect.inference.tiles import Tiling
 from jaxdefect.interop import runtimes
 from jaxdefect.interop.export import export
 from jaxdefect.training import checkpoint as checkpoints
@@ -84,14 +85,23 @@ def assert_same(found: Predictor, wanted: Predictor) -> None:
     assert found.checkpoint_step == wanted.checkpoint_step
 
 
-def test_an_exported_file_predicts_as_its_run_without_it(tmp_path, run, request):
+def test_an_exported_file_predicts_as_its_run_without_it(tmp_path, run, request, caplog):
     predictor = Predictor.load(run)
     alone = request.getfixturevalue("alone")
     assert_same(Predictor.load(alone), predictor)
     assert_same(Predictor.load(alone / "model.stablehlo"), predictor)
     other = tmp_path / "other.json"
     calibrations.write(Calibration(0.9, 0.8, "validation", 1), other)
+    caplog.clear()
     assert Predictor.load(alone, calibration=other).threshold == 0.9
+    assert not caplog.records
+    calibrations.write(Calibration(0.9, 0.8, "validation", 5), other)
+    Predictor.load(alone, calibration=other)
+    assert "was chosen for the checkpoint of step 5, and this is step 1" in caplog.text
+    misfit = Tiling((100, 100), (50, 50))
+    calibrations.write(Calibration(0.9, 0.8, "validation", 1, tiling=misfit), other)
+    with pytest.raises(InputError, match=r"other\.json: chosen with tiles that do not suit this run"):
+        Predictor.load(alone, calibration=other)
 
 
 def test_the_sidecar_says_all_that_the_graph_does_not(tmp_path, run):

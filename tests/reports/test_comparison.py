@@ -38,6 +38,7 @@ class FakePredictor:
     calibration: Calibration | None
     checkpoint_step: int = 7
     classifier: None = None
+    tiling: None = None
     weights_sha256: str = "abc"
     classes: tuple[str, ...] = ()
 
@@ -101,7 +102,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         samples = [sample for sample in readers.read(run.config.data) if sample.id in run.split.test]
         rows = [(s.id, s.label, SCORES[workdir.name][int(Path(s.image).stem)]) for s in samples]
         metrics = {key: getattr(calibration, key) for key in ("threshold", "pixel_threshold", "checkpoint_step")}
-        metrics |= {"threshold_source": calibration.source, "pixel_iou": 0.5, "pixel_f1": 0.6}
+        metrics |= {"threshold_source": calibration.source, "pixel_iou": 0.5, "pixel_f1": 0.6, "weights_sha256": "abc"}
         directory = evaluation.report_directory(workdir, part)
         files.write(directory / "scores.csv", files.to_csv(("id", "label", "score"), rows))
         files.write(directory / "metrics.json", json.dumps(metrics))
@@ -148,7 +149,9 @@ def test_figures_decisions_and_files_are_those_worked_out_by_hand(tmp_path: Path
     assert [re.sub(r"\D", "", name) for name in shown.shown] == ["30", "90"]  # the last filter: B is right
 
 
-def test_a_run_is_evaluated_anew_only_when_its_thresholds_have_changed(tmp_path: Path, evaluated: list[str]) -> None:
+def test_a_run_is_evaluated_anew_only_when_its_thresholds_or_labels_have_changed(
+    tmp_path: Path, evaluated: list[str]
+) -> None:
     a, b = (_make_run(tmp_path / name, tmp_path / f"data_{name}") for name in "ab")
     run_comparison([a, b], out=tmp_path / "out")
     run_comparison([a, b], out=tmp_path / "out")
@@ -156,6 +159,11 @@ def test_a_run_is_evaluated_anew_only_when_its_thresholds_have_changed(tmp_path:
     content = run_comparison([a, b], out=tmp_path / "out")
     assert evaluated == ["a", "b", "b"]
     assert content["metrics"]["false_positives"]["b"] == 2
+    labels = tmp_path / "data_b" / "labels.csv"
+    labels.write_text(labels.read_text().replace("70.png,0,", "70.png,1,"))
+    with pytest.raises(InputError, match="good to one run and defective to the other"):
+        run_comparison([a, b], out=tmp_path / "out")
+    assert evaluated == ["a", "b", "b", "b"]
 
 
 def test_only_common_images_count_and_the_page_of_runs_that_agree_says_so(tmp_path: Path, evaluated: list[str]) -> None:

@@ -83,7 +83,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def _report(samples: list[Sample], directory: Path, source: str) -> tuple[dict, str]:
-    calibration = Calibration(threshold=0.3, pixel_threshold=0.25, source=source, checkpoint_step=7)
+    calibration = Calibration(threshold=0.3, pixel_threshold=0.25, source=source, checkpoint_step=3)
     evaluation = evaluate(FakePredictor(), samples, calibration=calibration, batch_size=2)
     metrics = evaluation_metrics(evaluation, calibration, part="test", workdir=directory)
     write_report(evaluation, metrics, directory=directory, num_channels=1)

@@ -1,6 +1,8 @@
 """Runs trained side by side are the runs trained alone, on any number of devices, stopped or not."""
 
 import dataclasses
+import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -127,6 +129,17 @@ def test_a_device_computes_its_runs_by_vmap_as_one_by_one(configs: dict[Path, Co
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     moved = [np.abs(leaf[0] - leaf[1]).max() for leaf in jax.tree.leaves(results[0][0])]
     assert max(moved) > 1e-2  # each by its own learning rate
+
+
+def test_a_disk_with_room_for_one_run_only_is_refused_before_any_starts(
+    configs: dict[Path, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir, config = next(iter(configs.items()))
+    one = checkpoint.num_bytes_needed(workdir, module=models.build(config.model), config=config)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=one + 1))
+    with pytest.raises(InputError, match=r"the disk has \d+ MiB left"):
+        stacked.train(configs)
+    assert not any(workdir.exists() for workdir in configs)
 
 
 def test_runs_of_different_settings_are_refused(configs: dict[Path, Config], tmp_path: Path) -> None:

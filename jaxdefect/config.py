@@ -119,7 +119,7 @@ class LossConfig:
 
     segmentation: Literal["bce", "mse", "l2"] = "bce"  # "mse": of the sigmoid, "l2": of the output itself
     positive_weight: float = 1.0  # "bce": factor on the defect's part of the cross-entropy, against imbalance
-    undisputed_power: float = 0.0  # p: a pixel with soft label y weighs |2 y - 1| ** p; 0: all weigh 1
+    undisputed_power: float = 0.0  # p: a pixel of a soft mask y weighs |2 y - 1| ** p; 0: all weigh 1
     decision_weight: float = 1.0  # delta; 0 where the decision is not trained
     decision_target: Literal["label", "mask_max"] = "label"  # "mask_max": soft, as the published joint code has it
     reduction: Literal["mean", "sum"] = "mean"  # over the images of a batch

@@ -17,8 +17,6 @@ def segmentation_loss(outputs: jax.Array, mask: jax.Array, *, weight: jax.Array,
       weight: [B, h, w, 1], a factor per pixel; the mean divides by the number of pixels, not by the weights' sum.
       config: `segmentation`: "bce": cross-entropy with the (soft) mask y, its defect part times `positive_weight`
         (Božič 2021 with 1); "mse": (sigmoid(logit) - y)^2 (Bi 2022, eq. 3); "l2": (value - y)^2 (He & Liu 2020).
-        With `undisputed_power` p > 0 a pixel also weighs |2 y - 1|^p: one on which the annotators are split counts
-        nothing, one on which they agree fully.
     """
     if config.segmentation == "bce":
         positive, negative = jax.nn.log_sigmoid(outputs), jax.nn.log_sigmoid(-outputs)
@@ -27,8 +25,6 @@ def segmentation_loss(outputs: jax.Array, mask: jax.Array, *, weight: jax.Array,
         pixels = jnp.square(jax.nn.sigmoid(outputs) - mask)
     else:
         pixels = jnp.square(outputs - mask)
-    if config.undisputed_power:
-        weight = weight * jnp.abs(2.0 * mask - 1.0) ** config.undisputed_power
     return jnp.sum(jnp.mean(weight * pixels, axis=(1, 2)), axis=-1)
 
 

@@ -103,12 +103,14 @@ MAX_SEVERITY = 12.0  # of a target cell: what the network sees of the largest ra
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What training targets need besides the config: `stride` input pixels per target cell, and the raw severity that
-    maps to the largest severity (the maximum over the training images; 1 where the target is a mask).
+    """What training targets need besides the data's config: `stride` input pixels per target cell, the raw severity
+    that maps to the largest severity (the maximum over the training images; 1 where the target is a mask), and the
+    loss's `undisputed_power`, by which pixels weigh.
     """
 
     stride: int
     severity_scale: float = 1.0
+    undisputed_power: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,8 @@ def cross_entropy(logit: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["bce", "mse", "l2"])
-@pytest.mark.parametrize(("num_maps", "positive_weight", "undisputed_power"), [(1, 1.0, 0.0), (3, 4.0, 0.5)])
-def test_segmentation_loss_is_the_weighted_mean_over_the_pixels_of_each_image(
-    kind, num_maps, positive_weight, undisputed_power
-):
+@pytest.mark.parametrize(("num_maps", "positive_weight"), [(1, 1.0), (3, 4.0)])
+def test_segmentation_loss_is_the_weighted_mean_over_the_pixels_of_each_image(kind, num_maps, positive_weight):
     rng = np.random.default_rng(0)
     logits, weight = rng.normal(0, 4, (3, 5, 7, num_maps)), rng.uniform(0, 3, (3, 5, 7, 1))
     mask = rng.uniform(0, 1, (3, 5, 7, 1))
@@ -27,9 +25,8 @@ def test_segmentation_loss_is_the_weighted_mean_over_the_pixels_of_each_image(
         "mse": (1 / (1 + np.exp(-logits)) - mask) ** 2,
         "l2": (logits - mask) ** 2,
     }[kind]
-    certainty = np.maximum(2 * mask - 1, 1 - 2 * mask) ** undisputed_power
-    expected = [sum((weight * certainty * pixels)[i].ravel()) / 35 for i in range(3)]
-    config = LossConfig(segmentation=kind, positive_weight=positive_weight, undisputed_power=undisputed_power)
+    expected = [sum((weight * pixels)[i].ravel()) / 35 for i in range(3)]
+    config = LossConfig(segmentation=kind, positive_weight=positive_weight)
     actual = losses.segmentation_loss(
         *(x.astype(np.float32) for x in (logits, mask)), weight=weight.astype(np.float32), config=config
     )
@@ -43,18 +40,6 @@ def test_decision_loss_is_cross_entropy_and_survives_extreme_logits():
     np.testing.assert_allclose(losses.decision_loss(logit, target), expected, rtol=1e-6, atol=1e-12)
     gradient = jax.grad(lambda x: losses.decision_loss(x, target).sum())(logit)
     np.testing.assert_allclose(gradient, 1 / (1 + np.exp(-logit.astype(np.float64))) - target, atol=1e-6)
-
-
-def test_a_wholly_disputed_pixel_teaches_nothing():
-    config = LossConfig(undisputed_power=1.0)
-    mask = np.array([0.0, 0.5, 1.0, 0.75], np.float32).reshape(1, 1, 4, 1)
-
-    def loss(logits):
-        return losses.segmentation_loss(logits, mask, weight=np.ones_like(mask), config=config).sum()
-
-    gradient = jax.grad(loss)(np.full_like(mask, 0.3))
-    plain = (1 / (1 + np.exp(-0.3)) - mask) / 4
-    np.testing.assert_allclose(gradient, plain * np.array([1, 0, 1, 0.5]).reshape(mask.shape), atol=1e-7)
 
 
 def test_class_loss_is_minus_the_log_of_the_right_class():

@@ -195,7 +195,7 @@ class _Data(NamedTuple):
 def _data(config: Config) -> _Data:
     samples = readers.read(config.data)
     samples = pipeline.training_samples(samples, splits.make(samples, config.split), config.data)
-    return _Data(samples, pipeline.make_targets(samples, config.data, stride=config.model.output_stride))
+    return _Data(samples, pipeline.make_targets(samples, config))
 
 
 class _Stream:

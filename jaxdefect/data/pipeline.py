@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxdefect.config import AugmentConfig, DataConfig
+from jaxdefect.config import AugmentConfig, Config, DataConfig
 from jaxdefect.data import annotation, augment, images, patches, severity
 from jaxdefect.types import Batch, InputError, Sample, Split, Targets
 
@@ -93,15 +93,16 @@ def _stored_mask(sample: Sample) -> np.ndarray:
     return annotation.load_mask(sample, height=height, width=width)
 
 
-def make_targets(train: Sequence[Sample], config: DataConfig, *, stride: int) -> Targets:
-    """What the targets need to know of the training samples: for severities, the largest raw one.
+def make_targets(train: Sequence[Sample], config: Config) -> Targets:
+    """What the targets need besides `config.data`: of the training samples, for severities, the largest raw one.
 
     Raises:
       InputError: severities are wanted and none is above 0.
     """
-    if config.target != "severity":
-        return Targets(stride)
-    largest = max((float(_raw_severity(s, config, stride).max()) for s in train if s.label), default=0.0)
+    stride = config.model.output_stride
+    if config.data.target != "severity":
+        return Targets(stride, undisputed_power=config.loss.undisputed_power)
+    largest = max((float(_raw_severity(s, config.data, stride).max()) for s in train if s.label), default=0.0)
     if not largest > 0:
         raise InputError(
             "config.data.target = 'severity': no training image has a defect that differs in intensity from its "
@@ -322,7 +323,10 @@ def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
 def make_target(
     image: np.ndarray, mask: np.ndarray, config: DataConfig, targets: Targets
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image [H, W, C] and annotation [H, W] -> target and pixel weight, [H/stride, W/stride, 1] float32 each."""
+    """Image [H, W, C] and annotation [H, W] -> target and pixel weight, [H/stride, W/stride, 1] float32 each.
+
+    A cell weighs what the pixels of its window weigh on average: one that a certain defect covers half is not disputed.
+    """
     if config.target == "severity":
         raw = severity.severity(image, mask, cell_px=targets.stride)
         target = severity.scale(raw, targets.severity_scale)[..., None]
@@ -332,6 +336,8 @@ def make_target(
     weight = annotation.distance_weights(
         mask, power=config.distance_power, maximum=config.distance_weight_max, scope=config.distance_scope
     )
+    if targets.undisputed_power and mask.dtype != np.uint8:  # hard masks are undisputed
+        weight *= np.abs(2.0 * mask - 1.0) ** targets.undisputed_power
     if targets.stride == annotation.REDUCTION:
         target, weight = annotation.reduce_by_8(mask), annotation.reduce_by_8(weight)
     else:

@@ -124,7 +124,7 @@ def open_run(workdir: Path, config: Config, samples: Sequence[Sample], *, split:
         used = {*split.train, *split.validation, *split.test}
         checks.check_samples([sample for sample in samples if sample.id in used])
     train = pipeline.training_samples(samples, split, config.data)
-    targets = pipeline.make_targets(train, config.data, stride=config.model.output_stride)
+    targets = pipeline.make_targets(train, config)
     splits.save(split, path)
     _write(workdir / _TARGETS, json.dumps(dataclasses.asdict(targets)) + "\n")
     _write(workdir / _CONFIG, json.dumps(config_lib.to_dict(config), indent=2) + "\n")
@@ -184,7 +184,9 @@ def git_commit() -> str | None:
 
 def _read_targets(workdir: Path, config: Config) -> Targets:
     path = workdir / _TARGETS
-    targets = Targets(**_read_json(path)) if path.exists() else Targets(config.model.output_stride)
+    # What the file of an older run lacks, or the whole file, is as the config says.
+    values = {"stride": config.model.output_stride, "undisputed_power": config.loss.undisputed_power}
+    targets = Targets(**values | (_read_json(path) if path.exists() else {}))
     if targets.stride != config.model.output_stride:
         raise InputError(f"{path}: stride {targets.stride} is not the model's {config.model.output_stride}; restore it")
     return targets

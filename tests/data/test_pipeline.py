@@ -150,3 +150,17 @@ def test_evaluation_shows_each_image_once_as_it_is(samples) -> None:
     assert [id for batch in seen for id in batch["id"]] == [s.id for s in samples]
     first = cv2.imread(str(samples[0].image), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
     np.testing.assert_allclose(seen[0]["image"][0, :, :, 0], first, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["soft", "binary"])
+@pytest.mark.parametrize("stride", [1, 8])
+def test_what_annotators_dispute_weighs_less_but_no_thin_line_that_all_drew(stride, target) -> None:
+    mask = np.zeros((64, 64), np.float32)
+    mask[:, 12:20] = 1.0  # covers half of a window
+    mask[:, 36:] = 0.5
+    mask[:32, 36:] = 0.75
+    targets = Targets(stride, undisputed_power=2.0)
+    _, weight = pipeline.make_target(mask[..., None], mask, DataConfig(target=target), targets)
+    np.testing.assert_array_equal(weight[:, : 28 // stride], 1.0)
+    np.testing.assert_allclose(weight[: 16 // stride, 48 // stride :], 0.25)
+    np.testing.assert_array_equal(weight[48 // stride :, 48 // stride :], 0.0)

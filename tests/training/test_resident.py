@@ -26,7 +26,7 @@ from jaxdefect.model_config import SegDecConfig
 from jaxdefect.training import loop, resident, state, step
 from jaxdefect.types import InputError, Sample, Targets
 
-TARGETS = Targets(stride=8)
+TARGETS = Targets(stride=8, undisputed_power=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,7 @@ def test_without_augmentation_the_batches_are_grains_bit_for_bit(config: Config,
 
 
 def test_flipped_images_have_the_targets_of_flipped_masks(config: Config) -> None:
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, masks="soft"))
     flipping = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=AugmentConfig(flip=True)))
     samples = samples_of(config)
     order = pipeline.training_draws(samples, config.data, batch_size=2, num_steps=8, seed=0)

@@ -1,4 +1,4 @@
-"""What the checks of the config are made of: the range of every number, and the refusal of settings that conflict."""
+"""The range of every number of the config."""
 
 import operator
 import sys
@@ -83,18 +83,3 @@ def _wanted(smallest: float, largest: float) -> str:
     if largest < _HUGE:
         return f"between {smallest:g} and {largest:g}"
     return "above 0" if 0 < smallest < 1 else f"{smallest:g} or more"
-
-
-def refuse(setting: str, *conflicts: tuple[bool, str, str]) -> None:
-    """Refuses what cannot be used with `setting`.
-
-    Args:
-      setting: as "ensemble.kind = 'per_class'".
-      *conflicts: whether it is one, the other setting, and what to do.
-
-    Raises:
-      InputError: on the first that is one.
-    """
-    for is_conflict, other, advice in conflicts:
-        if is_conflict:
-            raise InputError(f"config.{other}: cannot be used with config.{setting}; {advice}")

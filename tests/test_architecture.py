@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"types", "structure", "config", "config_checks", "model_config"}
+BASE = {"types", "structure", "config", "config_checks", "config_conflicts", "model_config"}
 ALLOWED = {
     "types": set(),
     "structure": {"types"},
     "model_config": {"types"},
     "config_checks": {"types"},
-    "config": {"types", "structure", "config_checks", "model_config"},
+    "config_conflicts": {"types", "model_config", "config"},  # config: only its types
+    "config": {"structure", "config_checks", "config_conflicts", "model_config"},
     "overlay": BASE,
     "losses": BASE,
     "schedules": BASE,

@@ -90,6 +90,14 @@ def _check_loss(config: "Config") -> None:
         ),
         (weight != 1 and kind != "bce", f"loss.positive_weight = {weight}", "only 'bce' has it: set it to 1"),
     )
+    _refuse(
+        f"data.masks = {config.data.masks!r}",
+        (
+            power > 0 and config.data.masks == "hard",
+            f"loss.undisputed_power = {power}",
+            "hard masks are undisputed: set that to 'soft', or it to 0",
+        ),
+    )
     is_decision_weighed = loss.balance != "none" or loss.decision_weight > 0
     _refuse(
         f"model.architecture = {model.architecture!r}",

@@ -146,6 +146,11 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
             r"patch_stride_px = 65.*image_size = \(64, 128\).*at most 64",
         ),
         (REGRESSION, {"loss": {"undisputed_power": 1}}, r"undisputed_power = 1\.0.*'l2'.*set it to 0"),
+        (
+            {},
+            {"loss": {"undisputed_power": 1}},
+            r"undisputed_power = 1\.0.*masks = 'hard'; .* that to 'soft', or it to 0",
+        ),
         (REGRESSION, {"loss": {"positive_weight": 5}}, r"positive_weight = 5\.0.*'l2'; only 'bce' has it: set it to 1"),
         ({}, {"loss": {"segmentation": "mse", "positive_weight": 5}}, r"positive_weight = 5\.0.*'mse'"),
         (

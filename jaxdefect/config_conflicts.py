@@ -25,6 +25,7 @@ def check_conflicts(config: "Config") -> None:
         _check_architecture,
         _check_resident,
         _check_two_stage,
+        _check_batch_norm,
         _check_ensemble,
         _check_classifier,
     ):
@@ -200,6 +201,21 @@ def _check_two_stage(config: "Config") -> None:
             f"config.model.norm = {model.norm!r}, config.model.segmentation = {model.segmentation!r}: "
             "the running averages of a frozen segmentation network with batch norm would move on; use 'feature' and "
             "'segdec' with config.training.stages = 'two_stage'"
+        )
+
+
+def _check_batch_norm(config: "Config") -> None:
+    model, batch_size = config.model, config.training.batch_size
+    if (
+        isinstance(model, SegDecConfig)
+        and model.segmentation == "deeplab"
+        and model.norm == "batch"
+        and batch_size == 1
+    ):
+        raise InputError(
+            "config.training.batch_size = 1: cannot be used with config.model.segmentation = 'deeplab' and "
+            "config.model.norm = 'batch': its image pooling has one pixel per image, which varies over the batch only; "
+            "set it to 2 or more, or config.model.norm = 'feature'"
         )
 
 

@@ -151,6 +151,11 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
             {"loss": {"undisputed_power": 1}},
             r"undisputed_power = 1\.0.*masks = 'hard'; .* that to 'soft', or it to 0",
         ),
+        (
+            {},
+            {"model": {"segmentation": "deeplab", "norm": "batch"}, "training": {"batch_size": 1}},
+            r"batch_size = 1: .*'deeplab' and config\.model\.norm = 'batch'.*set it to 2 or more",
+        ),
         (REGRESSION, {"loss": {"positive_weight": 5}}, r"positive_weight = 5\.0.*'l2'; only 'bce' has it: set it to 1"),
         ({}, {"loss": {"segmentation": "mse", "positive_weight": 5}}, r"positive_weight = 5\.0.*'mse'"),
         (

@@ -92,6 +92,14 @@ def _check_loss(config: "Config") -> None:
         (weight != 1 and kind != "bce", f"loss.positive_weight = {weight}", "only 'bce' has it: set it to 1"),
     )
     _refuse(
+        f"loss.balance = {loss.balance!r}",
+        (
+            loss.decay_feedback > 0 and loss.balance != "decay",
+            f"loss.decay_feedback = {loss.decay_feedback}",
+            "only 'decay' has it: set it to 0",
+        ),
+    )
+    _refuse(
         f"data.masks = {config.data.masks!r}",
         (
             power > 0 and config.data.masks == "hard",
@@ -188,6 +196,7 @@ def _check_two_stage(config: "Config") -> None:
     patience, is_by_map = training.patience_epochs, training.select_by == "segmentation_loss"
     _refuse(
         "training.stages = 'two_stage'",
+        (config.loss.balance == "decay", "loss.balance = 'decay'", "each stage trains by one loss: use 'none'"),
         (patience > 0, f"training.patience_epochs = {patience}", "set it to 0"),
         (is_by_map, "training.select_by = 'segmentation_loss'", "the second stage keeps it: use 'average_precision'"),
     )

@@ -139,6 +139,16 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
             {"training": {"patience_epochs": 1}},
             r"patience_epochs = 1.*'two_stage'",
         ),
+        (
+            {"training": {"stages": "two_stage"}},
+            {"loss": {"balance": "decay"}},
+            r"balance = 'decay'.*'two_stage'.*use 'none'",
+        ),
+        (
+            {},
+            {"loss": {"decay_feedback": 0.1}},
+            r"decay_feedback = 0\.1.*balance = 'linear'; only 'decay'.*set it to 0",
+        ),
         (UNET, {"training": {"stages": "two_stage"}}, r"'two_stage': only the architecture 'segdec'"),
         (
             {"data": {"image_size": (64, 128), "fit": "patches"}},

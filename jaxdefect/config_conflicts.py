@@ -22,6 +22,7 @@ def check_conflicts(config: "Config") -> None:
         _check_sizes,
         _check_split,
         _check_loss,
+        _check_decision,
         _check_architecture,
         _check_resident,
         _check_two_stage,
@@ -117,6 +118,17 @@ def _check_loss(config: "Config") -> None:
             "config.loss.decision_weight = 0",
         ),
     )
+
+
+def _check_decision(config: "Config") -> None:
+    """A decision network that decides has to be trained."""
+    if not isinstance(config.model, SegDecConfig) or config.loss.decision_weight > 0:
+        return
+    is_second_stage, is_network = config.training.stages == "two_stage", config.inference.decision == "network"
+    weight = "loss.decision_weight = 0"
+    advice = "it would decide by its initial weights: set the weight above 0 or use 'logistic'"
+    _refuse("training.stages = 'two_stage'", (is_second_stage, weight, "the second stage has no other loss: raise it"))
+    _refuse("inference.decision = 'network'", (is_network, weight, advice))
 
 
 def _check_resident(config: "Config") -> None:

@@ -22,6 +22,7 @@ def merge(base: dict, values: dict) -> dict:
 
 UNTRAINED_DECISION = {"balance": "none", "decision_weight": 0.0}
 UNET = {"model": {"architecture": "unet"}, "loss": UNTRAINED_DECISION}
+MAP_ONLY = {"loss": UNTRAINED_DECISION, "inference": {"decision": "logistic"}}
 RESNET = {"model": {"architecture": "resnet", "num_classes": 3}, "data": {"classes": ("bar", "spot")}}
 REGRESSION = {
     "model": {"architecture": "regression"},
@@ -94,7 +95,7 @@ def test_mistakes_are_named(values: dict, message: str) -> None:
         config_lib.from_dict(values)
 
 
-@pytest.mark.parametrize("values", [UNET, RESNET, REGRESSION, ENSEMBLE, FOUR_STAGES], ids=str)
+@pytest.mark.parametrize("values", [UNET, MAP_ONLY, RESNET, REGRESSION, ENSEMBLE, FOUR_STAGES], ids=str)
 def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
     config_lib.from_dict(values)
 
@@ -149,6 +150,8 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
             {"loss": {"decay_feedback": 0.1}},
             r"decay_feedback = 0\.1.*balance = 'linear'; only 'decay'.*set it to 0",
         ),
+        ({}, {"loss": {"decision_weight": 0}}, r"decision_weight = 0.*decision = 'network'.*above 0 or use 'logistic'"),
+        (MAP_ONLY, {"training": {"stages": "two_stage"}}, r"decision_weight = 0.*'two_stage'.*raise it"),
         (UNET, {"training": {"stages": "two_stage"}}, r"'two_stage': only the architecture 'segdec'"),
         (
             {"data": {"image_size": (64, 128), "fit": "patches"}},

@@ -123,8 +123,8 @@ class OptimizerConfig:
 
     name: Literal["sgd", "momentum", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.1
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0 over the whole run
-    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0 over each stage
+    warmup_steps: int = 0  # at the start of each stage
     momentum: float = 0.9
     weight_decay: float = 1e-4  # AdamW only
     gradient_clip: float = 0.0  # largest global norm; 0: no clipping

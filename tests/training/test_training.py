@@ -390,3 +390,11 @@ def test_training_stops_when_the_chosen_figure_no_longer_improves(
     assert loop.train(stopping, tmp_path) == 0  # it is finished, and stays so
     assert checkpoint.open_checkpoints(tmp_path).latest_step() == 4
     assert checkpoint.restore_variables(tmp_path, config=stopping, which="best")[1] in (2, 3, 4)
+
+
+def test_a_warm_up_that_does_not_end_within_a_stage_is_named(config: Config) -> None:
+    training = dataclasses.replace(config.training, stages="two_stage", epochs=3)
+    config = dataclasses.replace(config, training=training, optimizer=OptimizerConfig(warmup_steps=6))
+    with pytest.raises(InputError, match=r"warmup_steps = 6: .*3 epochs of 2 steps.*lower it or train longer"):
+        state.stages(config, steps_per_epoch=2)
+    assert len(state.stages(config, steps_per_epoch=3)) == 2

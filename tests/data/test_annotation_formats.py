@@ -279,6 +279,22 @@ def test_coco_images_are_held_against_the_file(tmp_path: Path):
         coco.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "record", "message"),
+    [
+        ("images", {"id": 7, "file_name": "more/b.png"}, r"images: two images have the id 7"),
+        ("categories", {"id": 2, "name": "stain"}, r"categories: 'dent' and 'stain' have one id, 2"),
+    ],
+)
+def test_coco_ids_that_stand_for_two_things_are_refused(tmp_path: Path, key: str, record: dict, message: str):
+    path = write_coco(tmp_path, {"segmentation": [[1, 1, 5, 1, 5, 5]]}) / "instances.json"
+    document = json.loads(path.read_text())
+    document[key].append(record)
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=rf"instances\.json, {message}"):
+        coco.read(tmp_path)
+
+
 # --- labelme
 
 

@@ -21,8 +21,9 @@ def read(root: Path) -> list[Sample]:
     suffix.
 
     Raises:
-      InputError: no annotation file or several, one that is not COCO's, an image that is missing or of another size, or
-        a broken annotation, such as one that has only a box: the text has the file and the annotation's id.
+      InputError: no annotation file or several, one that is not COCO's, two images or categories with one id, an image
+        that is missing or of another size, or a broken annotation, such as one that has only a box: the text has the
+        file and the annotation's id.
     """
     path = drawings.the_file(root, "*.json", "annotations/*.json")
     document = drawings.load_json(path)
@@ -31,15 +32,21 @@ def read(root: Path) -> list[Sample]:
     )
     if not records:
         raise InputError(f"{path}: lists no image; export the annotations again")
-    names = {
-        drawings.field(category, "id", int, f"{path}, categories"): drawings.field(
-            category, "name", str, f"{path}, categories"
+    names: dict[int, str] = {}
+    for record in categories:
+        number, name = (
+            drawings.field(record, key, kind, f"{path}, categories") for key, kind in (("id", int), ("name", str))
         )
-        for category in categories
-    }
-    by_image: dict[int, list[dict[str, Any]]] = {
-        drawings.field(record, "id", int, f"{path}, images"): [] for record in records
-    }
+        if (other := names.setdefault(number, name)) != name:
+            raise InputError(
+                f"{path}, categories: {other!r} and {name!r} have one id, {number}; export the annotations again"
+            )
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for record in records:
+        number = drawings.field(record, "id", int, f"{path}, images")
+        if number in by_image:
+            raise InputError(f"{path}, images: two images have the id {number}; export the annotations again")
+        by_image[number] = []
     for record in annotations:
         source = _source(path, record)
         if drawings.field(record, "category_id", int, source) not in names:

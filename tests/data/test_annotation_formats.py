@@ -369,3 +369,15 @@ def test_labelme_files_that_cannot_serve_are_named(tmp_path: Path):
     (tmp_path / "a.json").rename(tmp_path / "z.json")
     with pytest.raises(InputError, match=r"z\.json: no image of this name"):
         labelme.read(tmp_path)
+
+
+def test_labelme_files_are_found_in_any_case_and_once(tmp_path: Path):
+    write_labelme(tmp_path, labelled("point", [[1, 1]]))
+    (tmp_path / "a.json").rename(tmp_path / "a.JSON")
+    (tmp_path / "._a.json").write_bytes(b"\0\5\x16\7")  # of macOS
+    assert labelme.read(tmp_path)[0].label == 1
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "a.json").write_text('{"shapes": []}')
+    with pytest.raises(InputError, match=r"images/a\.json: .*/a\.JSON has annotations of the same image; remove one"):
+        labelme.read(tmp_path)

@@ -169,6 +169,15 @@ def test_folder_pairs_by_name(tmp_path: Path):
     assert mask_of(b).all()
 
 
+def test_hidden_files_are_no_images(tmp_path: Path):
+    write_folder(tmp_path / "folder")
+    write_severstal(tmp_path / "severstal", "ImageId,ClassId,EncodedPixels\n")
+    for path in ("folder/images/._a.jpg", "folder/masks/._b.png", "severstal/train_images/._a.jpg"):
+        (tmp_path / path).write_bytes(b"\0\5\x16\7")  # as macOS leaves them
+    assert [sample.id for sample in folder.read(tmp_path / "folder")] == ["a", "b"]
+    assert [sample.id for sample in severstal.read(tmp_path / "severstal")] == ["a", "b", "c"]
+
+
 def test_folder_pair_mistakes_are_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"no labels\.csv and no images"):
         folder.read(tmp_path)

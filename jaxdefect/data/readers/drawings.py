@@ -26,7 +26,7 @@ def the_file(root: Path, *patterns: str) -> Path:
     Raises:
       InputError: there is none, or several.
     """
-    paths = sorted(path for pattern in patterns for path in root.glob(pattern))
+    paths = files.visible(path for pattern in patterns for path in root.glob(pattern))
     if len(paths) == 1:
         return paths[0]
     if not paths:

@@ -13,19 +13,26 @@ _NUM_LISTED = 5
 
 
 def by_name(folder: Path, *, ending: str = "", suffixes: Collection[str] = images.IMAGE_SUFFIXES) -> dict[str, Path]:
-    """The image files of a folder by name without suffix and without `ending`, which their names must have; sorted.
+    """The files of a folder by name without suffix and without `ending`, which their names must have; sorted.
+
+    Suffixes count in any case. Hidden files are left out.
 
     Raises:
       InputError: two files of one name.
     """
     paths: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
+    for path in visible(folder.glob("*")):
         if path.suffix.lower() not in suffixes or not path.stem.endswith(ending):
             continue
         name = path.stem.removesuffix(ending)
         if (other := paths.setdefault(name, path)) != path:
             raise InputError(f"{path}: duplicate id {name!r}, {other.name} has it too; rename or remove one")
     return paths
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """The paths whose names do not begin with a dot, sorted: macOS leaves `._a.png` beside `a.png`."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def check_orphans(masks: Mapping[str, Path], image_names: Collection[str]) -> None:

@@ -19,14 +19,18 @@ def read(root: Path) -> list[Sample]:
     the image's name without suffix.
 
     Raises:
-      InputError: no images, a JSON file without its image, or one that is not labelme's, was drawn on an image of
-        another size, or holds a broken shape: the text has the file and the shape's number.
+      InputError: no images, two JSON files of one name, one without its image, or one that is not labelme's, was drawn
+        on an image of another size, or holds a broken shape: the text has the file and the shape's number.
     """
     folder = root / "images" if (root / "images").is_dir() else root
     paths = files.by_name(folder)
     if not paths:
         raise InputError(f"{root}: no images there or in {root / 'images'}; config.data.root must name their folder")
-    documents = {path.stem: path for each in {root, folder} for path in sorted(each.glob("*.json"))}
+    documents: dict[str, Path] = {}
+    for each in dict.fromkeys((root, folder)):
+        for name, path in files.by_name(each, suffixes=(".json",)).items():
+            if (other := documents.setdefault(name, path)) != path:
+                raise InputError(f"{path}: {other} has annotations of the same image; remove one")
     if orphans := [path for name, path in documents.items() if name not in paths]:
         raise InputError(f"{orphans[0]}: no image of this name in {folder} ({len(orphans)} such files)")
     return [

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from jaxdefect.data import images
+from jaxdefect.data.readers import files
 from jaxdefect.types import InputError, RunLengthMask, Sample
 
 _HEADER = ["ImageId", "ClassId", "EncodedPixels"]  # one row per image and class, defective ones only
@@ -41,14 +42,10 @@ def read(root: Path) -> list[Sample]:
 
 
 def _image_paths(folder: Path) -> dict[str, Path]:
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in images.IMAGE_SUFFIXES)
+    paths = files.by_name(folder)
     if not paths:
         raise InputError(f"{folder}: missing or without images; unpack the data set's train_images there")
-    by_stem: dict[str, Path] = {}
-    for path in paths:
-        if (other := by_stem.setdefault(path.stem, path)) != path:
-            raise InputError(f"{path}: duplicate id {path.stem!r}, {other.name} has it too; rename one (and its rows)")
-    return {path.name: path for path in paths}
+    return {path.name: path for path in paths.values()}
 
 
 def _rows(table: Path) -> list[tuple[int, str, str, str]]:

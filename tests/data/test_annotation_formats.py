@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,40 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[top:bottom, left:right] = True
     return mask
+
+
+def turn(path: Path, *, order: str, orientation: int) -> None:
+    """Notes an orientation in a JPEG's EXIF, between two other entries."""
+    entries = [(0x0110, 2, 4, 0), (0x0112, 3, 1, orientation), (0x0128, 3, 1, 2)]
+    content = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(entries))
+    content += b"".join(struct.pack(f"{order}HHIHxx", *entry) for entry in entries) + bytes(4)
+    body = b"Exif\0\0" + content
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("reader", ["via", "labelme", "coco"])
+def test_regions_on_an_image_that_exif_turns_are_refused(tmp_path: Path, reader: str, order: str):
+    path = write_images(tmp_path, "a.jpg") / "a.jpg"
+    points = [[2, 3], [8, 3], [8, 7], [2, 7]]
+    documents = {
+        "via": {"a.jpg99": {"filename": "a.jpg", "regions": [region(RECTANGLE)]}},
+        "labelme": {"shapes": [labelled("polygon", points)], "imageHeight": HEIGHT, "imageWidth": WIDTH},
+        "coco": {
+            "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+            "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [list(itertools.chain(*points))]}],
+            "categories": [{"id": 1, "name": "dent"}],
+        },
+    }
+    read = {"via": via.read, "labelme": labelme.read, "coco": coco.read}[reader]
+    (tmp_path / "a.json").write_text(json.dumps(documents[reader]))
+    turn(path, order=order, orientation=1)
+    assert [sample.label for sample in read(tmp_path)] == [1]
+    write_images(tmp_path, "a.jpg")
+    turn(path, order=order, orientation=3)
+    with pytest.raises(InputError, match=r"a\.json.*: EXIF turns .*a\.jpg \(orientation 3\)"):
+        read(tmp_path)
 
 
 # --- VIA

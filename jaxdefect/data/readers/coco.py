@@ -22,8 +22,8 @@ def read(root: Path) -> list[Sample]:
 
     Raises:
       InputError: no annotation file or several, one that is not COCO's, two images or categories with one id, an image
-        that is missing or of another size, or a broken annotation, such as one that has only a box: the text has the
-        file and the annotation's id.
+        that is missing, of another size or turned by EXIF, or a broken annotation, such as one that has only a box: the
+        text has the file and the annotation's id.
     """
     path = drawings.the_file(root, "*.json", "annotations/*.json")
     document = drawings.load_json(path)
@@ -115,6 +115,7 @@ def _sample(
         return Sample(id=id, image=image, mask=None, label=0, group=id)
     height, width = (drawings.field(record, key, int, source) for key in ("height", "width"))
     drawings.check_size(image, (height, width), source)
+    drawings.check_orientation(image, source)
     segments = [
         (names[each["category_id"]], _segments(each, height, width, _source(path, each))) for each in annotations
     ]

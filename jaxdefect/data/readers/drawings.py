@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxdefect.data import images
+from jaxdefect.data import exif, images
 from jaxdefect.data.readers import files
 from jaxdefect.types import InputError, Sample, Shape, ShapeMask
 
@@ -96,10 +96,15 @@ def rectangle(left: Any, top: Any, right: Any, bottom: Any, source: str) -> Shap
 
 
 def drawn_sample(image: Path, regions: Sequence[Region], *, name: str, source: str) -> Sample:
-    """The sample of an image and its regions: defective where it has any; id and group are `name` without suffix."""
+    """The sample of an image and its regions: defective where it has any; id and group are `name` without suffix.
+
+    Raises:
+      InputError: there are regions, and EXIF turns the image.
+    """
     id = Path(name).with_suffix("").as_posix()
     if not regions:
         return Sample(id=id, image=image, mask=None, label=0, group=id)
+    check_orientation(image, source)
     by_class: dict[str, list[Shape]] = {}
     for region in regions:
         by_class.setdefault(region.class_name, []).append(region.shape)
@@ -122,4 +127,14 @@ def check_size(image: Path, size: tuple[int, int], source: str) -> None:
         raise InputError(
             f"{source}: drawn on an image of {size[0]} x {size[1]} (height x width), but {image} is {found[0]} x "
             f"{found[1]}; use the image that was annotated (turned and stored again if EXIF turns it)"
+        )
+
+
+def check_orientation(image: Path, source: str) -> None:
+    """Raises `InputError` where EXIF turns the image: regions drawn on it as shown lie elsewhere in it as stored."""
+    if (found := exif.orientation(image)) != 1:
+        raise InputError(
+            f"{source}: EXIF turns {image} (orientation {found}), so regions drawn on it as shown lie elsewhere in its "
+            "pixels as stored; store it turned, without EXIF's orientation (or, if they were drawn on the pixels as "
+            "stored, only take the orientation out of the file)"
         )

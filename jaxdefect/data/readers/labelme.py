@@ -20,7 +20,8 @@ def read(root: Path) -> list[Sample]:
 
     Raises:
       InputError: no images, two JSON files of one name, one without its image, or one that is not labelme's, was drawn
-        on an image of another size, or holds a broken shape: the text has the file and the shape's number.
+        on an image of another size or one that EXIF turns, or holds a broken shape: the text has the file and the
+        shape's number.
     """
     folder = root / "images" if (root / "images").is_dir() else root
     paths = files.by_name(folder)

@@ -34,8 +34,8 @@ def read(root: Path) -> list[Sample]:
     class.
 
     Raises:
-      InputError: no annotation file or several, one that is not VIA's, an image that is missing, or a broken region:
-        the text has the file, the image and the region's number.
+      InputError: no annotation file or several, one that is not VIA's, an image that is missing, one with regions
+        that EXIF turns, or a broken region: the text has the file, the image and the region's number.
     """
     path = drawings.the_file(root, "*.json", "*.csv")
     entries = _from_csv(path) if path.suffix == ".csv" else _from_json(path)

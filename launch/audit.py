@@ -6,7 +6,8 @@ lists all. `--workdir=RUN` instead of `--out` writes into RUN/audit; of a traine
 `--config` the config too.
 
 Exit code: 0, also where there are warnings alone; 1 with an error (a leak, duplicates with different labels or masks,
-images or masks that cannot be used, a split that cannot be made); 2 after a usage error.
+images or masks that cannot be used, a split that cannot be made or trained on, a data set that cannot be read); 2 after
+a usage error.
 """
 
 import sys

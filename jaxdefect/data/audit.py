@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxdefect.config import SplitConfig
+from jaxdefect.config import Config, SplitConfig
 from jaxdefect.data import annotation, duplicates, splits
 from jaxdefect.data.inspection import ImageFacts, Inspection, MaskFacts
 from jaxdefect.types import InputError, Sample, Split
 
 ERRORS = {
+    "data": "The data set cannot be read",
     "split": "The split cannot be made or used",
     "leak": "One picture in several parts of the split",
     "group_leak": "One item in several parts of the split",
@@ -74,13 +75,18 @@ class Audit:
 
 
 def audit(
-    inspections: Sequence[Inspection], splits_by_name: Mapping[str, Split], *, problems: Sequence[Finding] = ()
+    inspections: Sequence[Inspection],
+    splits_by_name: Mapping[str, Split],
+    config: Config,
+    *,
+    problems: Sequence[Finding] = (),
 ) -> Audit:
     """Finds what is wrong with a data set and with the ways in which it is divided.
 
     Args:
       inspections: of every image.
       splits_by_name: the splits to look for leaks in; the first is the one that the summary counts.
+      config: of the training that the splits must do for.
       problems: findings of before, as `splits_of` gives them.
     """
     readable = [each for each in inspections if each.image]
@@ -88,7 +94,7 @@ def audit(
     samples = [each.sample for each in inspections]
     findings = [
         *problems,
-        *_split_problems(samples, splits_by_name),
+        *_split_problems(samples, splits_by_name, config),
         *_identical(readable, splits_by_name),
         *_contradictions(readable),
         *near,
@@ -124,8 +130,10 @@ def splits_of(samples: Sequence[Sample], config: SplitConfig) -> tuple[dict[str,
     return made, []
 
 
-def _split_problems(samples: Sequence[Sample], splits_by_name: Mapping[str, Split]) -> Iterable[Finding]:
-    """Ids that the data set lacks, and groups in several parts."""
+def _split_problems(
+    samples: Sequence[Sample], splits_by_name: Mapping[str, Split], config: Config
+) -> Iterable[Finding]:
+    """Ids that the data set lacks, and groups in several parts; where there are none, what else stops a training."""
     group_of = {sample.id: sample.group for sample in samples}
     for name, split in splits_by_name.items():
         parts = _parts_of(split)
@@ -135,9 +143,19 @@ def _split_problems(samples: Sequence[Sample], splits_by_name: Mapping[str, Spli
         for item in parts:
             if item in group_of:
                 members[group_of[item]].append(item)
-        for group, ids in members.items():
-            if len(found := set().union(*(parts[item] for item in ids))) > 1:
-                yield Finding("group_leak", f"{name}: {group} is in {_in_order(found)}", tuple(ids))
+        leaks = [
+            Finding("group_leak", f"{name}: {group} is in {_in_order(found)}", tuple(ids))
+            for group, ids in members.items()
+            if len(found := set().union(*(parts[item] for item in ids))) > 1
+        ]
+        yield from leaks
+        if unknown or leaks:
+            continue
+        try:
+            splits.check(split, samples)
+            splits.check_training(split, samples, config)
+        except InputError as error:
+            yield Finding("split", f"{name}: {error}")
 
 
 def _parts_of(split: Split) -> dict[str, set[str]]:

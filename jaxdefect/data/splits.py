@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxdefect.config import SplitConfig
+from jaxdefect.config import Config, SplitConfig
 from jaxdefect.data import duplicates, strata
 from jaxdefect.types import InputError, Sample, Split
 
@@ -142,6 +142,26 @@ def check(split: Split, samples: Sequence[Sample], *, held_out: Literal["any", "
     for item in split.masked:
         if item not in train or by_id[item].label == 0 or by_id[item].mask is None:
             raise InputError(f"id {item!r} is listed as masked but is not a training positive with a mask")
+
+
+def check_training(split: Split, samples: Sequence[Sample], config: Config) -> None:
+    """Checks that a training of this config finds defects and images without one in the training part.
+
+    Patches are defective where a mask says so, and those beside the defects are good; the detector of one class finds
+    its good images among those of the others.
+
+    Raises:
+      InputError: it does not.
+    """
+    if config.data.fit == "patches":
+        if not split.masked:
+            raise InputError(
+                "config.data.fit = 'patches': no image of the training part has a mask to say which patches are "
+                "defective; draw masks, or see config.split.num_masks"
+            )
+    elif config.ensemble.kind == "none":
+        ids = set(split.train)
+        _check_both_classes([sample for sample in samples if sample.id in ids], "train", needs_negatives=True)
 
 
 def _check_unique(ids: Iterable[str], where: str) -> None:

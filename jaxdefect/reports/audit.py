@@ -52,17 +52,29 @@ def run_audit(config: Config, directory: Path, *, split: Split | None = None) ->
       split: the split of a run, instead of those that the config means.
 
     Raises:
-      InputError: the data set cannot be read as a whole, or `directory` cannot be written.
+      InputError: there is no such data set, or `directory` cannot be written.
     """
-    samples = readers.read(config.data)
-    chosen, problems = ({"the run": split}, []) if split else splits_of(samples, config.split)
+    samples, chosen, problems = _samples_and_splits(config, split)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Reading images and masks", total=len(samples))
         inspections = inspection.inspect(samples, on_progress=lambda done: progress.update(task, completed=done))
-    result = audit(inspections, chosen, problems=problems)
+    result = audit(inspections, chosen, config, problems=problems)
     first = next(iter(chosen.values()), None)
     write_report(result, directory, split=first, num_channels=config.data.num_channels)
     return result
+
+
+def _samples_and_splits(config: Config, split: Split | None) -> tuple[list[Sample], dict[str, Split], list[Finding]]:
+    """The samples, the splits of them by name, and what is wrong with either; no samples where none can be read."""
+    root = config.data.root
+    try:
+        samples = readers.read(config.data, as_they_stand=True)
+    except InputError as error:
+        if not root or not Path(root).is_dir():  # a mistake in the settings, not in the data
+            raise
+        return [], {}, [Finding("data", str(error))]
+    chosen, problems = ({"the run": split}, []) if split else splits_of(samples, config.split)
+    return samples, chosen, problems
 
 
 def write_report(result: Audit, directory: Path, *, split: Split | None, num_channels: int) -> None:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import re
 import zipfile
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from jaxdefect.config import SplitConfig, from_dict
+from jaxdefect.config import Config, DataConfig, EnsembleConfig, SplitConfig, from_dict
 from jaxdefect.data import audit, duplicates, inspection, splits
 from jaxdefect.data.readers import kolektor
 from jaxdefect.types import InputError, RunLengthMask, Sample, Split
+
+RESIZED = Config()
+PATCHES = Config(data=DataConfig(fit="patches"))
 
 
 def surface(seed: int, *, height: int = 120, width: int = 90) -> np.ndarray:
@@ -30,9 +34,11 @@ def write(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def findings_of(samples: list[Sample], **splits_by_name: Split) -> dict[str, list[audit.Finding]]:
+def findings_of(
+    samples: list[Sample], config: Config = RESIZED, **splits_by_name: Split
+) -> dict[str, list[audit.Finding]]:
     found = collections.defaultdict(list)
-    for finding in audit.audit(inspection.inspect(samples), splits_by_name).findings:
+    for finding in audit.audit(inspection.inspect(samples), splits_by_name, config).findings:
         found[finding.kind].append(finding)
     return found
 
@@ -189,6 +195,38 @@ def test_a_split_that_cannot_be_made_is_a_finding(files: list[Sample]):
     assert [problem.kind for problem in problems] == ["split"]
     assert "complete" in problems[0].text
     assert list(audit.splits_of(files, SplitConfig(kind="folds", fold=1))[0]) == ["fold 1", "fold 0", "fold 2"]
+
+
+@pytest.mark.parametrize(
+    ("split", "config", "message"),
+    [
+        (Split(("bad0", "bad1"), (), ("good",), ()), RESIZED, r"here: the train part of the split has no negatives"),
+        (Split(("bad0", "good"), (), (), ("bad2",)), RESIZED, r"here: id 'bad2' is listed as masked but"),
+        (Split(("bad0", "good"), (), (), ()), PATCHES, r"here: .* no image of the training part has a mask"),
+        (Split(("bad0", "good"), (), (), ()), RESIZED, None),
+    ],
+)
+def test_a_split_that_stops_a_training_is_an_error(tmp_path: Path, split: Split, config: Config, message: str | None):
+    samples = [
+        Sample(name, write(tmp_path / f"{name}.png", surface(seed)), None, int(name != "good"), name)
+        for seed, name in enumerate(("bad0", "bad1", "bad2", "good"))
+    ]
+    found = findings_of(samples, config, here=split)
+    texts = [finding.text for finding in found["split"]]
+    assert len(texts) == (message is not None)
+    assert not texts or re.match(message, texts[0])
+
+
+def test_good_images_may_lack_where_training_does_without(tmp_path: Path):
+    samples = [
+        Sample(name, write(tmp_path / f"{name}.png", surface(seed)), tmp_path / "mask.png", 1, name, (name,))
+        for seed, name in enumerate("ab")
+    ]
+    write(tmp_path / "mask.png", np.eye(120, 90, dtype=np.uint8))
+    split = Split(("a", "b"), (), (), ("a", "b"))
+    assert "no negatives" in findings_of(samples, here=split)["split"][0].text
+    for config in (PATCHES, Config(ensemble=EnsembleConfig(kind="per_class"))):
+        assert not findings_of(samples, config, here=split)["split"]
 
 
 def test_robust_scores_are_a_z_score_where_nothing_is_odd():

@@ -10,6 +10,7 @@ from jaxdefect.data.readers import (
     coco,
     crackforest,
     dagm,
+    files,
     folder,
     kolektor,
     kolektor2,
@@ -57,17 +58,23 @@ _WHERE_TO_GET = {
 }
 
 
-def read(config: DataConfig) -> list[Sample]:
+def read(config: DataConfig, *, as_they_stand: bool = False) -> list[Sample]:
     """Reads the samples of the data set that the config names, without decoding the images.
 
     With `config.masks` "soft" the masks that are image files become soft ones; with `config.only_class` every image
-    without a defect of that class is good.
+    without a defect of that class is good. `as_they_stand`: for an audit, also where masks cannot be used or
+    contradict the label.
 
     Raises:
       InputError: the folder is missing or empty (with where the data can be had), or whatever the reader finds wrong;
         soft masks are asked for where none is an image file; no image has a defect of the class asked for.
     """
-    samples = synthetic.read(config) if config.reader == "synthetic" else _READERS[config.reader](_root(config))
+    try:
+        samples = synthetic.read(config) if config.reader == "synthetic" else _READERS[config.reader](_root(config))
+    except files.MasksError as error:
+        if not as_they_stand:
+            raise
+        samples = error.samples
     if config.masks == "soft":
         samples = _with_soft_masks(samples, config)
     return _of_one_class(samples, config) if config.only_class else samples

@@ -10,6 +10,19 @@ from jaxdefect.types import InputError, Sample
 
 _NUM_THREADS = 8
 _NUM_LISTED = 5
+_NUM_PROBLEMS = 10
+
+
+class MasksError(InputError):
+    """Masks that cannot be used or contradict: all that are wrong, and the `samples` as they stand, for an audit."""
+
+    def __init__(self, problems: Sequence[str], samples: Sequence[Sample]) -> None:
+        text = "\n  ".join(problems[:_NUM_PROBLEMS])
+        if len(problems) > 1:
+            rest = f"\n  and {len(problems) - _NUM_PROBLEMS} more" if len(problems) > _NUM_PROBLEMS else ""
+            text = f"{len(problems)} of {len(samples)} images or their masks have a problem:\n  {text}{rest}"
+        super().__init__(text)
+        self.samples = list(samples)
 
 
 def by_name(folder: Path, *, ending: str = "", suffixes: Collection[str] = images.IMAGE_SUFFIXES) -> dict[str, Path]:
@@ -47,27 +60,42 @@ def check_missing(image_paths: Mapping[str, Path], mask_names: Collection[str]) 
         raise InputError(f"{missing[0]}: has no mask ({len(missing)} such); unpack the data set again")
 
 
-def have_defects(samples: Iterable[Sample]) -> list[bool]:
-    """Whether each sample's mask marks a pixel.
+def have_defects(samples: Iterable[Sample]) -> list[bool | InputError]:
+    """Whether each sample's mask marks a pixel; an error where it cannot be read, or is not of its image's size."""
 
-    Raises:
-      InputError: a mask cannot be read or is of another size than its image.
-    """
-
-    def has_defect(sample: Sample) -> bool:
-        height, width = images.image_size(sample.image)
-        return bool(annotation.load_mask(sample, height=height, width=width).any())
+    def has_defect(sample: Sample) -> bool | InputError:
+        try:
+            height, width = images.image_size(sample.image)
+            return bool(annotation.load_mask(sample, height=height, width=width).any())
+        except InputError as error:
+            return error
 
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
         return list(pool.map(has_defect, samples))
 
 
 def labelled_by_masks(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with label 1 where the mask marks a pixel and, there alone, with their classes."""
-    return [
-        dataclasses.replace(sample, label=int(is_defective), classes=sample.classes if is_defective else ())
-        for sample, is_defective in zip(samples, have_defects(samples), strict=True)
+    """The samples with label 1 where the mask marks a pixel and, there alone, with their classes.
+
+    Raises:
+      MasksError: a mask cannot be read or is of another size than its image; see `labelled`.
+    """
+    return labelled(samples, have_defects(samples))
+
+
+def labelled(samples: Sequence[Sample], found: Sequence[bool | InputError]) -> list[Sample]:
+    """The samples with label 1 where a defect was found and, there alone, with their classes.
+
+    Raises:
+      MasksError: of the errors in `found`; in its samples such an image is defective.
+    """
+    known = [
+        dataclasses.replace(sample, label=int(bool(each)), classes=sample.classes if each else ())
+        for sample, each in zip(samples, found, strict=True)
     ]
+    if problems := [str(each) for each in found if isinstance(each, InputError)]:
+        raise MasksError(problems, known)
+    return known
 
 
 def check_ids(samples: Sequence[Sample]) -> None:

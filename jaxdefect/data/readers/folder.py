@@ -101,12 +101,14 @@ def _row_sample(root: Path, row: dict[str, str], source: str) -> Sample:
 def _check_masks(samples: Sequence[tuple[int, Sample]], table: Path) -> None:
     """Holds every mask against its label: a contradiction is a slip in one of the two."""
     masked = [(line, sample) for line, sample in samples if sample.mask is not None]
-    are_defective = files.have_defects(sample for _, sample in masked)
-    wrong = [item for item, found in zip(masked, are_defective, strict=True) if found != bool(item[1].label)]
-    if wrong:
-        line, sample = wrong[0]
-        found = "is empty" if sample.label else "marks a defect"
-        raise InputError(
-            f"{table}, line {line}: the label is {sample.label} but the mask {sample.mask} {found}; correct one"
-            + (f" ({len(wrong)} such lines)" if len(wrong) > 1 else "")
-        )
+    problems = []
+    for (line, sample), found in zip(masked, files.have_defects(sample for _, sample in masked), strict=True):
+        if isinstance(found, InputError):
+            problems.append(f"{table}, line {line}: {found}")
+        elif found != bool(sample.label):
+            what = "marks a defect" if found else "is empty"
+            problems.append(
+                f"{table}, line {line}: the label is {sample.label} but the mask {sample.mask} {what}; correct one"
+            )
+    if problems:
+        raise files.MasksError(problems, [sample for _, sample in samples])

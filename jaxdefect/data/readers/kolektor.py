@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 
 from jaxdefect.data import images
+from jaxdefect.data.readers import files
 from jaxdefect.types import InputError, Sample
 
 _NUM_THREADS = 8
@@ -31,12 +32,16 @@ def read(root: Path) -> list[Sample]:
     if orphans := sorted(present.difference(mask_paths)):
         raise InputError(f"{orphans[0]}: a mask without its image ({len(orphans)} such); unpack the data set again")
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-        labels = list(pool.map(_label, mask_paths))
-    return [
-        Sample(id=f"{path.parent.name}/{path.stem}", image=path, mask=mask, label=label, group=path.parent.name)
-        for path, mask, label in zip(image_paths, mask_paths, labels, strict=True)
+        found = list(pool.map(_has_defect, mask_paths))
+    samples = [
+        Sample(id=f"{path.parent.name}/{path.stem}", image=path, mask=mask, label=0, group=path.parent.name)
+        for path, mask in zip(image_paths, mask_paths, strict=True)
     ]
+    return files.labelled(samples, found)
 
 
-def _label(mask: Path) -> int:
-    return int(images.decode(mask, flags=cv2.IMREAD_GRAYSCALE).any())
+def _has_defect(mask: Path) -> bool | InputError:
+    try:
+        return bool(images.decode(mask, flags=cv2.IMREAD_GRAYSCALE).any())
+    except InputError as error:
+        return error

@@ -43,10 +43,21 @@ def read(root: Path) -> list[Sample]:
         raise InputError(
             f"{root}: no images MT_TYPE/Imgs/*.jpg; config.data.root must name the folder with MT_Free etc."
         )
-    marked = [
-        _checked(sample, is_marked) for sample, is_marked in zip(samples, files.have_defects(samples), strict=True)
-    ]
-    return _grouped(marked)
+    known: list[Sample] = []
+    problems: list[str] = []
+    for sample, found in zip(samples, files.have_defects(samples), strict=True):
+        is_uneven_tile = found is False and sample.classes == ("Uneven",)
+        known.append(dataclasses.replace(sample, mask=None) if is_uneven_tile else sample)
+        if isinstance(found, InputError):
+            problems.append(str(found))
+        elif found != bool(sample.label) and not is_uneven_tile:
+            what = "marks a defect" if found else "is empty"
+            mask = sample.image.with_suffix(".png")
+            problems.append(f"{mask}: the mask {what}, unlike its folder; unpack the data set again")
+    grouped = _grouped(known)
+    if problems:
+        raise files.MasksError(problems, grouped)
+    return grouped
 
 
 def _type(folder: Path) -> list[Sample]:
@@ -66,17 +77,6 @@ def _type(folder: Path) -> list[Sample]:
         )
         for stem, path in paths.items()
     ]
-
-
-def _checked(sample: Sample, is_marked: bool) -> Sample:
-    if sample.label == int(is_marked):
-        return sample
-    if sample.classes == ("Uneven",):
-        return dataclasses.replace(sample, mask=None)
-    found = "is empty" if sample.label else "marks a defect"
-    raise InputError(
-        f"{sample.image.with_suffix('.png')}: the mask {found}, unlike its folder; unpack the data set again"
-    )
 
 
 def _grouped(samples: Sequence[Sample]) -> list[Sample]:

@@ -117,12 +117,20 @@ def open_run(workdir: Path, config: Config, samples: Sequence[Sample], *, split:
     if (workdir / _CONFIG).exists():  # written last, so without it the split was never used
         given, split = split, splits.load(path)
         if given is None:
-            splits.check(split, samples)
+            try:
+                splits.check(split, samples)
+                splits.check_training(split, samples, config)
+            except InputError as error:
+                raise InputError(
+                    f"{path}: {error}\nThe run keeps this split: put the data back as it was when it began, or "
+                    "start anew in another --workdir."
+                ) from error
         return Run(workdir, config, split, _read_targets(workdir, config))
     if split is None:
         split = splits.make(samples, config.split)
         used = {*split.train, *split.validation, *split.test}
         checks.check_samples([sample for sample in samples if sample.id in used])
+    splits.check_training(split, samples, config)  # before files that would keep the split are written
     train = pipeline.training_samples(samples, split, config.data)
     targets = pipeline.make_targets(train, config)
     splits.save(split, path)

@@ -27,7 +27,7 @@ from jaxdefect.config import (
     SyntheticConfig,
     TrainingConfig,
 )
-from jaxdefect.data import pipeline
+from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.model_config import SegDecConfig
 from jaxdefect.models import few_channels, winograd
 from jaxdefect.training import checkpoint, loop, runs, state, step, traced
@@ -137,6 +137,17 @@ def test_a_second_process_is_kept_out_of_a_run(config: Config, tmp_path: Path) -
         loop.train(config, tmp_path)
     with runs.exclusive(tmp_path):  # free again
         assert [path.name for path in tmp_path.iterdir()] == ["training.lock"]
+
+
+def test_a_split_that_cannot_train_is_not_kept_and_a_kept_one_is_named(config: Config, tmp_path: Path) -> None:
+    samples = readers.read(config.data)
+    with pytest.raises(InputError, match="the train part of the split has no negatives"):
+        runs.open_run(tmp_path, config, [sample for sample in samples if sample.label])
+    assert not list(tmp_path.iterdir())
+    split = runs.open_run(tmp_path, config, samples).split
+    splits.save(dataclasses.replace(split, train=split.masked), tmp_path / "split.json")
+    with pytest.raises(InputError, match=r"split\.json: the train part of the split has no negatives.*\n.*--workdir"):
+        runs.open_run(tmp_path, config, samples)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(config: Config, finished: Path) -> None:

@@ -193,6 +193,18 @@ def test_via_records_that_lack_a_part_are_named(tmp_path: Path):
         via.read(root)
 
 
+def test_via_files_of_one_name_are_not_united(tmp_path: Path):
+    records = via_records(region(RECTANGLE))
+    records["a.png98"] = {**records["a.png99"], "size": 98, "regions": []}
+    with pytest.raises(InputError, match=r"entry 'a\.png98': a\.png has another entry"):
+        via.read(write_via(tmp_path / "json", records))
+    root = write_via_csv(tmp_path / "csv", region(RECTANGLE), region(POLYGON))
+    table = root / "via.csv"
+    table.write_text(table.read_text().replace("a.png,99", "a.png,98", 1))
+    with pytest.raises(InputError, match=r"line 3: a\.png has another file size before"):
+        via.read(root)
+
+
 def test_via_files_that_cannot_serve_are_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"no annotation file \(\*\.json or \*\.csv\)"):
         via.read(tmp_path)

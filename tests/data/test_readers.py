@@ -125,6 +125,8 @@ def test_severstal_rows_of_an_image_are_united(tmp_path: Path):
         ("b.jpg,2,5 5", r"line 3: image 'b\.jpg' and class 2 appear twice"),
         ("gone.jpg,1,1 4", r"line 3: image 'gone\.jpg' is not in .*train_images"),
         ("a.jpg,1", r"line 3: 2 columns instead of 3"),
+        ("a.jpg,,1 4", r"line 3: class '' must be a whole number from 1 on"),
+        ("a.jpg,01,1 4", r"line 3: class '01' must be a whole number from 1 on"),
     ],
 )
 def test_severstal_mistakes_name_the_line(tmp_path: Path, row: str, message: str):
@@ -203,6 +205,14 @@ def test_folder_pair_mistakes_are_named(tmp_path: Path):
         folder.read(tmp_path)
 
 
+def test_folder_images_that_would_be_left_out_are_named(tmp_path: Path):
+    write(write_folder(tmp_path) / "images" / ".thumbnails" / "a.png", 90)
+    assert len(folder.read(tmp_path)) == 2
+    write(tmp_path / "images" / "line 2" / "today" / "c.png", 90)
+    with pytest.raises(InputError, match=r"images/line 2: holds images, but only those directly in"):
+        folder.read(tmp_path)
+
+
 def write_table(root: Path, text: str) -> Path:
     write_folder(root)
     (root / "labels.csv").write_text(text)
@@ -230,6 +240,10 @@ def test_folder_table_with_and_without_masks(tmp_path: Path):
         ("image,label\n", r": no rows"),
         ("image;label\nimages/a.jpg;0\n", r"line 1: unknown column 'image;label'"),
         ("image,mask\nimages/a.jpg,\n", r"line 1: the column 'label' is missing"),
+        ("image,label,label\nimages/a.jpg,1,0\n", r"line 1: the column 'label' stands there twice"),
+        (f"image,label\n{'x' * 300}.jpg,1\n", r"line 2: the image 'x+\.jpg' does not exist"),
+        ("image,label,classes\nimages/a.jpg,ok,dent\n", r"line 2: the label is 'ok' but the classes are 'dent'"),
+        ("image,label\nimages/a.jpg,0\nmasks/../images/a.jpg,1\n", r"line 3: the image .*a\.jpg stands in line 2 too"),
         ("image,label\nimages/a.jpg,2\n", r"line 2: label '2' must be 0 \(good\) or 1 \(defective\)"),
         ("image,label\nimages/a.jpg\n", r"line 2: as many columns"),
         ("image,label\nimages/a.jpg,0,0\n", r"line 2: as many columns"),

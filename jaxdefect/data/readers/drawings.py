@@ -1,6 +1,7 @@
 """What the readers of annotation files share: finding the file and its images, checking numbers, regions to samples."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -63,7 +64,7 @@ def image_path(root: Path, name: str, source: str) -> Path:
       InputError: it is in neither.
     """
     for path in (root / name, root / "images" / name):
-        if name and path.is_file():
+        if name and os.path.isfile(path):  # unlike `Path.is_file`, false of a name that is too long
             return path
     raise InputError(f"{source}: the image {name!r} is neither in {root} nor in {root / 'images'}")
 

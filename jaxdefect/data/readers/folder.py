@@ -1,9 +1,12 @@
 """Reader of a plain folder: `images/` and `masks/` paired by name, or one `labels.csv`."""
 
 import csv
+import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdefect.data import images
 from jaxdefect.data.readers import files
 from jaxdefect.types import InputError, Sample
 
@@ -21,8 +24,9 @@ def read(root: Path) -> list[Sample]:
     In `masks/` every image has a mask of the same name; an image is defective where its mask has a pixel above 0.
 
     Raises:
-      InputError: no images; an image without a mask or the reverse; two images of one id; a wrong row of `labels.csv`;
-        a mask that cannot be read, is of another size than its image, or contradicts the label.
+      InputError: no images; an image without a mask or the reverse; images in subfolders of `images/`; two images of
+        one id; a wrong row of `labels.csv`; a mask that cannot be read, is of another size than its image, or
+        contradicts the label.
     """
     if (root / "labels.csv").is_file():
         return _read_table(root)
@@ -30,6 +34,7 @@ def read(root: Path) -> list[Sample]:
 
 
 def _read_pairs(root: Path) -> list[Sample]:
+    _check_flat(root / "images")
     image_paths, mask_paths = files.by_name(root / "images"), files.by_name(root / "masks")
     if not image_paths:
         raise InputError(
@@ -50,6 +55,15 @@ def _read_pairs(root: Path) -> list[Sample]:
     )
 
 
+def _check_flat(folder: Path) -> None:
+    for each in files.visible(folder.glob("*/")):
+        if any(path.suffix.lower() in images.IMAGE_SUFFIXES for path in files.visible(each.rglob("*"))):
+            raise InputError(
+                f"{each}: holds images, but only those directly in {folder} are read; move them there, or list all in "
+                "labels.csv (columns image, label, mask)"
+            )
+
+
 def _read_table(root: Path) -> list[Sample]:
     table = root / "labels.csv"
     samples: list[tuple[int, Sample]] = []
@@ -59,6 +73,8 @@ def _read_table(root: Path) -> list[Sample]:
             header = reader.fieldnames or []
             if unknown := [name for name in header if name not in _COLUMNS]:
                 raise InputError(f"{table}, line 1: unknown column {unknown[0]!r}; known are {', '.join(_COLUMNS)}")
+            if repeated := [name for name in _COLUMNS if header.count(name) > 1]:
+                raise InputError(f"{table}, line 1: the column {repeated[0]!r} stands there twice; remove one")
             if lacking := [name for name in _COLUMNS[:2] if name not in header]:
                 raise InputError(f"{table}, line 1: the column {lacking[0]!r} is missing; wanted are image, label")
             for row in reader:
@@ -69,10 +85,14 @@ def _read_table(root: Path) -> list[Sample]:
             raise InputError(f"{table}, after line {reader.line_num}: not a CSV text file: {error}") from error
     if not samples:
         raise InputError(f"{table}: no rows below the header; list one image per line")
-    lines: dict[str, int] = {}
+    lines: dict[str | Path, int] = {}
+    resolved = functools.cache(Path.resolve)  # folders are few
     for line, sample in samples:
         if (other := lines.setdefault(sample.id, line)) != line:
             raise InputError(f"{table}, line {line}: duplicate id {sample.id!r}, it stands in line {other} too")
+        # Two links to one file are two names; they are left to the audit, like copies.
+        if (other := lines.setdefault(resolved(sample.image.parent) / sample.image.name, line)) != line:
+            raise InputError(f"{table}, line {line}: the image {sample.image} stands in line {other} too; remove one")
     _check_masks(samples, table)
     return [sample for _, sample in samples]
 
@@ -83,10 +103,15 @@ def _row_sample(root: Path, row: dict[str, str], source: str) -> Sample:
         raise InputError(f"{source}: label {row['label']!r} must be 0 (good) or 1 (defective)")
     name = row["image"].strip()
     image, mask = root / name, row.get("mask", "").strip()
-    if not name or not image.is_file():
+    if not name or not os.path.isfile(image):  # unlike `Path.is_file`, false of a name that is too long
         raise InputError(f"{source}: the image {name!r} does not exist under {root}")
-    if mask and not (root / mask).is_file():
+    if mask and not os.path.isfile(root / mask):
         raise InputError(f"{source}: the mask {mask!r} does not exist under {root}; leave the field empty for no mask")
+    classes = tuple(sorted(set(row.get("classes", "").split())))
+    if classes and not _LABELS[word]:
+        raise InputError(
+            f"{source}: the label is {row['label']!r} but the classes are {' '.join(classes)!r}; correct one"
+        )
     id = Path(name).with_suffix("").as_posix()
     return Sample(
         id=id,
@@ -94,7 +119,7 @@ def _row_sample(root: Path, row: dict[str, str], source: str) -> Sample:
         mask=root / mask if mask else None,
         label=_LABELS[word],
         group=row.get("group", "").strip() or id,
-        classes=tuple(sorted(set(row.get("classes", "").split()))),
+        classes=classes,
     )
 
 

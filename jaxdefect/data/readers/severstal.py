@@ -11,6 +11,7 @@ from jaxdefect.types import InputError, RunLengthMask, Sample
 
 _HEADER = ["ImageId", "ClassId", "EncodedPixels"]  # one row per image and class, defective ones only
 _COMBINED_HEADER = ["ImageId_ClassId", "EncodedPixels"]  # "name.jpg_3": every image and class, most rows empty
+_CLASS = re.compile("[1-9][0-9]*")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -23,7 +24,8 @@ def read(root: Path) -> list[Sample]:
 
     Raises:
       InputError: `train.csv` or `train_images/` is missing, two images share an id, or a row is wrong (another header,
-        broken or overlapping runs, runs that leave the image, an image and class twice, an image that does not exist).
+        a class that is no number, broken or overlapping runs, runs that leave the image, an image and class twice, an
+        image that does not exist).
     """
     table, folder = root / "train.csv", root / "train_images"
     if not table.is_file():
@@ -34,6 +36,8 @@ def read(root: Path) -> list[Sample]:
         source = f"{table}, line {line}"
         if name not in paths:
             raise InputError(f"{source}: image {name!r} is not in {folder}; unpack the images again or drop the row")
+        if text and not _CLASS.fullmatch(class_name):
+            raise InputError(f"{source}: class {class_name!r} must be a whole number from 1 on, such as 3")
         classes = marked.setdefault(name, {})
         if class_name in classes:
             raise InputError(f"{source}: image {name!r} and class {class_name} appear twice; merge the rows")

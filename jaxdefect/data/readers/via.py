@@ -67,7 +67,9 @@ def _from_json(path: Path) -> dict[str, list[_Entry]]:
         name = drawings.field(record, "filename", str, f"{path}, entry {key!r}")
         regions = drawings.field(record, "regions", (dict, list), f"{path}, image {name}")
         numbered = regions.items() if isinstance(regions, dict) else enumerate(regions)
-        listed = entries.setdefault(name, [])
+        if name in entries:  # VIA tells files of one name apart by their size
+            raise InputError(f"{path}, entry {key!r}: {name} has another entry; remove one, or rename the file")
+        listed = entries[name] = []
         for number, region in numbered:
             source = f"{path}, image {name}, region {number}"
             shape = drawings.field(region, "shape_attributes", dict, source)
@@ -77,6 +79,7 @@ def _from_json(path: Path) -> dict[str, list[_Entry]]:
 
 def _from_csv(path: Path) -> dict[str, list[_Entry]]:
     entries: dict[str, list[_Entry]] = {}
+    sizes: dict[str, str] = {}
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         try:
@@ -91,6 +94,9 @@ def _from_csv(path: Path) -> dict[str, list[_Entry]]:
                 if None in row or None in row.values():
                     raise InputError(f"{source}: as many columns as the header's wanted")
                 listed = entries.setdefault(row["filename"], [])
+                size = row.get("file_size", "")
+                if sizes.setdefault(row["filename"], size) != size:  # VIA tells files of one name apart by their size
+                    raise InputError(f"{source}: {row['filename']} has another file size before; rename one file")
                 source = f"{source}, image {row['filename']}, region {row['region_id']}"
                 shape = _object(row["region_shape_attributes"], source)
                 if shape:  # an image without regions has a row with an empty one

@@ -217,6 +217,11 @@ def _folds(samples: Sequence[Sample], config: SplitConfig) -> Split:
 def _kolektor_published(samples: Sequence[Sample], config: SplitConfig) -> Split:
     if not 0 <= config.fold < len(KOLEKTOR_TEST_FOLDS):
         raise InputError(f"config.split.fold = {config.fold}: out of range, KolektorSDD's published folds are 0, 1, 2")
+    if config.duplicates == "together":
+        raise InputError(
+            "config.split.duplicates = 'together': KolektorSDD's published folds part duplicates (kos01 and kos26, "
+            "kos27 and kos34); use 'drop'"
+        )
     groups = _groups(samples)
     folds = [{f"kos{number:02d}" for number in fold} for fold in KOLEKTOR_TEST_FOLDS]
     if different := sorted(set().union(*folds).symmetric_difference(groups)):

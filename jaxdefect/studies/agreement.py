@@ -187,6 +187,12 @@ def _masks(samples: Sequence[Sample]) -> np.ndarray | None:
     if any(sample.label and sample.mask is None for sample in samples):
         return None
     height, width = images.image_size(samples[0].image)
+    for sample in samples[1:]:
+        if (size := images.image_size(sample.image)) != (height, width):
+            raise InputError(
+                f"{sample.image} is {size[0]} x {size[1]} (height x width) but {samples[0].image} is {height} x "
+                f"{width}; annotators must mark the same images at the same size"
+            )
     return np.stack([annotation.load_mask(sample, height=height, width=width) >= 0.5 for sample in samples])
 
 

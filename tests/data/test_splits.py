@@ -153,6 +153,17 @@ def test_published_kolektor_folds(shared: Path):
         splits.make(kolektor_samples(49), SplitConfig(kind="kolektor_published"))
 
 
+def test_published_kolektor_folds_cannot_keep_duplicates_together(tmp_path: Path):
+    samples = kolektor_samples()
+    for sample in samples:
+        path = tmp_path / sample.image
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("twins" if sample.group in ("kos01", "kos26") else sample.id)
+    samples = [dataclasses.replace(sample, image=tmp_path / sample.image) for sample in samples]
+    with pytest.raises(InputError, match=r"published folds part duplicates .* use 'drop'"):
+        splits.make(samples, SplitConfig(kind="kolektor_published", duplicates="together"))
+
+
 def test_fewer_positives_and_masks_are_nested_and_keep_all_negatives():
     samples = make_samples(60)
     label = {sample.id: sample.label for sample in samples}

@@ -12,14 +12,14 @@ from jaxdefect.studies import agreement
 from jaxdefect.types import InputError
 
 
-def annotate(root: Path, boxes: dict[str, tuple[slice, slice] | None]) -> Path:
+def annotate(root: Path, boxes: dict[str, tuple[slice, slice] | None], *, side: int = 64) -> Path:
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     for name, box in boxes.items():
-        mask = np.zeros((64, 64), np.uint8)
+        mask = np.zeros((side, side), np.uint8)
         if box is not None:
             mask[box] = 255
-        cv2.imwrite(str(root / "images" / f"{name}.png"), np.full((64, 64), 90, np.uint8))
+        cv2.imwrite(str(root / "images" / f"{name}.png"), np.full((side, side), 90, np.uint8))
         cv2.imwrite(str(root / "masks" / f"{name}.png"), mask)
     return root
 
@@ -54,3 +54,10 @@ def test_annotators_of_different_images_are_refused(tmp_path: Path) -> None:
         agreement.compare(config, [roots[0], tmp_path / "nobody"], workdir=None, out=tmp_path)
     with pytest.raises(InputError, match="two or more folders"):
         agreement.compare(config, roots[:1], workdir=None, out=tmp_path)
+
+
+def test_annotators_of_images_of_two_sizes_are_told_so(tmp_path: Path) -> None:
+    box = (slice(0, 8), slice(0, 8))
+    roots = [annotate(tmp_path / "anna", {"a": box}), annotate(tmp_path / "ben", {"a": box}, side=32)]
+    with pytest.raises(InputError, match=r"ben/images/a\.png is 32 x 32 .* but .*anna/images/a\.png is 64 x 64"):
+        agreement.compare(DataConfig(reader="folder"), roots, workdir=None, out=tmp_path)

@@ -8,6 +8,8 @@ import dataclasses
 import io
 import json
 import pickle
+import pickletools
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -84,10 +86,10 @@ def load(path: Path) -> Split:
       InputError: the file cannot be read, is not JSON, or has not these keys.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot read the split manifest: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON manifest: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: a JSON object with {', '.join(PARTS)} and masked wanted, not a {type(values)}")
@@ -277,12 +279,35 @@ class _RestrictedUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, and a split needs no code")
 
 
+_BROKEN_PICKLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def _check_memo(data: bytes) -> None:
+    """Refuses places of the unpickler's memo beyond the file's length: it would allocate all places before them."""
+    for opcode, place, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place is not None and place >= len(data):
+            raise pickle.UnpicklingError(f"place {place} of its memo in a file of {len(data)} bytes")
+
+
 def _restricted_unpickle(path: Path) -> Any:
     try:
-        return _RestrictedUnpickler(io.BytesIO(path.read_bytes())).load()
+        data = path.read_bytes()
+        _check_memo(data)
+        return _RestrictedUnpickler(io.BytesIO(data)).load()
     except OSError as error:
         raise InputError(f"{path}: cannot read the split pickle: {error.strerror}") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except _BROKEN_PICKLE as error:
         raise InputError(f"{path}: not a pickle of plain lists, refused: {error}") from error
 
 
@@ -299,7 +324,9 @@ def _pairs(entries: Any, fold: int, path: Path) -> list[tuple[str, bool]]:
     elif fold != 0:
         raise InputError(f"config.split.fold = {fold}: {path} holds no folds; set it to 0")
     if not isinstance(entries, list | tuple) or not all(is_pair(entry) for entry in entries):
-        raise InputError(f"{path}: not an official split: (name, is_segmented) pairs wanted, got {str(entries)[:60]}")
+        raise InputError(
+            f"{path}: not an official split: (name, is_segmented) pairs wanted, got {reprlib.repr(entries):.60}"
+        )
     return [(name, bool(is_segmented)) for name, is_segmented in entries]
 
 

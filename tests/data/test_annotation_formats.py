@@ -216,7 +216,11 @@ def test_via_files_that_cannot_serve_are_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"old\.csv, line 1: no column 'filename'"):
         via.read(tmp_path)
     (tmp_path / "old.csv").unlink()
-    for text, message in (("{", "cannot be read as JSON"), ('{"project": {}}', "not the annotations of VIA 1 or 2")):
+    for text, message in (
+        ("{", "cannot be read as JSON"),
+        ("[" * 10**5, "cannot be read as JSON"),
+        ('{"project": {}}', "not the annotations of VIA 1 or 2"),
+    ):
         (tmp_path / "via.json").write_text(text)
         with pytest.raises(InputError, match=rf"via\.json: {message}"):
             via.read(tmp_path)

@@ -257,11 +257,23 @@ def test_pickles_run_no_code(tmp_path: Path):
             splits.make(make_samples(), SplitConfig(kind="official_pickle", path=str(path)))
 
 
+def test_pickles_get_no_more_memory_than_they_fill(tmp_path: Path):
+    path = tmp_path / "bomb.pyb"
+    path.write_bytes(b"\x80\x04]r" + (10**6).to_bytes(4, "little") + b".")
+    with pytest.raises(InputError, match=r"bomb\.pyb: .*refused: place 1000000 of its memo in a file of 9 bytes"):
+        splits.make(make_samples(), SplitConfig(kind="official_pickle", path=str(path)))
+    path.write_bytes(b"\x80\x02](" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"]e.")  # a list in a list in a list...
+    with pytest.raises(InputError, match=r"bomb\.pyb: not an official split"):
+        splits.make(make_samples(), SplitConfig(kind="official_pickle", path=str(path)))
+
+
 def test_manifest_round_trip(tmp_path: Path):
     samples = make_samples()
     split = splits.make(samples, SplitConfig(num_masks=3))
     path = tmp_path / "split.json"
     splits.save(split, path)
+    assert splits.load(path) == split
+    path.write_text(path.read_text(), encoding="utf-8-sig")  # as editors on Windows save it
     assert splits.load(path) == split
     assert splits.make(samples, SplitConfig(kind="manifest", path=str(path))) == split
     fewer = splits.make(samples, SplitConfig(kind="manifest", path=str(path), num_masks=2))
@@ -274,6 +286,7 @@ def test_manifest_round_trip(tmp_path: Path):
     [
         ("{", "not a JSON manifest.*line 1"),
         ("[]", "a JSON object"),
+        pytest.param("[" * 10**5, "not a JSON manifest.*recursion", id="deep"),
         ('{"train": [], "validation": [], "test": []}', "'masked' must be a list of ids"),
         ('{"train": [1], "validation": [], "test": [], "masked": []}', "'train' must be a list of ids"),
         ('{"train": [], "validation": [], "test": [], "masked": [], "tset": []}', "unknown key 'tset'"),

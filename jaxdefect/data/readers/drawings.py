@@ -40,7 +40,7 @@ def load_json(path: Path) -> Any:
     """Raises `InputError` where the file is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); export the annotations again") from error
 
 

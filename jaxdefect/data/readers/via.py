@@ -109,7 +109,7 @@ def _from_csv(path: Path) -> dict[str, list[_Entry]]:
 def _object(text: str, source: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: {text!r:.80} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{source}: {text!r:.80} is not a JSON object")

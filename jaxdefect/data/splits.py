@@ -34,8 +34,9 @@ def make(samples: Sequence[Sample], config: SplitConfig) -> Split:
     First the parts (`config.kind`), then `num_positives` of the training positives (the others leave the training
     set, all negatives stay), then `num_masks` of those as the ones whose masks may be used.
 
-    "random" and "folds" stratify by label and by the classes of the defects, so that every part shows every class that
-    has groups enough. A manifest is taken as it is: its validation and test parts may lack positives or negatives.
+    "random" and "folds" stratify by label and by the classes of the defects: every part gets about its share of each.
+    Where groups have several classes at once, a rare class may still be absent from a fold. A manifest is taken as it
+    is: its validation and test parts may lack positives or negatives.
 
     Image files are read only where `config.duplicates` is not "keep".
 

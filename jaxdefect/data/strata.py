@@ -1,4 +1,4 @@
-"""Divides groups of samples so that every part gets its share of the good ones and of each class of defect.
+"""Divides groups of samples so that every part gets about its share of the good ones and of each class of defect.
 
 A group is positive if any of its images is. Positive groups with the same set of classes form a stratum. Every random
 choice orders names by a hash of the purpose and the name, so that it depends neither on a library's version nor on the
@@ -41,10 +41,11 @@ def take(groups: Groups, fraction: float, purpose: str, *, num_later: int) -> se
 
 
 def deal(groups: Groups, num_folds: int, purpose: str) -> list[set[str]]:
-    """The names of the groups in `num_folds` folds of about the same size, each with its share of every class.
+    """The names of the groups in `num_folds` folds of about the same size, each with about its share of every class.
 
     The groups of the rarest class come first. Each goes to the fold that has the fewest of its classes, counted from
-    the rarest, then to the smallest.
+    the rarest, then to the smallest. That is greedy: where groups have several classes at once, a fold may lack a class
+    that has groups enough for all.
 
     References:
       Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label data (2011), which deals by class like this.

@@ -61,9 +61,12 @@ class Row:
     difference: comparison.Difference
 
     @property
-    def average_precision(self) -> dict[Place, float | None]:
-        """Of every run."""
-        return {place: out_of_fold.figures({0: one})["all"]["average_precision"] for place, one in self.results.items()}
+    def average_precision(self) -> dict[Any, float | None]:
+        """Of every run, by what makes it comparable with that of another setting: its place, and what it tested."""
+        return {
+            (place, one.tested): out_of_fold.figures({0: one})["all"]["average_precision"]
+            for place, one in self.results.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,23 @@ def _change(row: Row, baseline: Setting) -> str:
     return f"{text} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
 
 
+def _left_out(report: Report) -> list[str]:
+    """What is not compared with the baseline, as it was tested on other images: a line for each setting."""
+    baseline = next(row for row in report.rows if row.setting == report.study.baseline)
+    lines = []
+    for row in report.rows:
+        both = [place for place in row.results if place in baseline.results]
+        if apart := [place for place in both if row.results[place].tested != baseline.results[place].tested]:
+            first = apart[0]
+            lines.append(
+                f"{', '.join(row.setting)}: {len(apart)} of {len(both)} runs were tested on other images or labels "
+                f"than the baseline's, e.g. {row.directories[first]} and {baseline.directories[first]} "
+                f"({_name(first)}), and are not compared with them. If the data has changed since, delete the "
+                "directories of the older runs and run the same command again."
+            )
+    return lines
+
+
 def _footer(report: Report) -> str:
     seeds = ", ".join(map(str, report.study.seeds))
     failed = [
@@ -223,7 +243,9 @@ def _footer(report: Report) -> str:
         for row in report.rows
         for place, error in row.errors.items()
     ]
-    return "\n".join([f"Seeds {seeds}. {_NOTE}", *(["", "Failed:", *failed] if failed else [])])
+    apart = [f"- {line}" for line in _left_out(report)]
+    parts = [*(["", "Not compared:", *apart] if apart else []), *(["", "Failed:", *failed] if failed else [])]
+    return "\n".join([f"Seeds {seeds}. {_NOTE}", *parts])
 
 
 def _name(place: Place) -> str:
@@ -269,6 +291,7 @@ def _json(report: Report, config: Config) -> dict[str, Any]:
             for one in effects
         ],
         "note": _NOTE,
+        "not_compared": _left_out(report),
         "config": config_lib.to_dict(config),
         "versions": runs.versions(),
     }
@@ -288,4 +311,5 @@ def table(report: Report) -> Table:
     """The comparison as a table for the terminal, with what it has room for: fewer columns, no errors' texts."""
     header, lines = text_rows(report, [column for column in _COLUMNS if column[0] in _MAIN_COLUMNS])
     lines = [[*line[:-1], line[-1].partition(":")[0]] for line in lines]
-    return tables.terminal(header, lines, title=f"study {report.study.name}", caption=_NOTE)
+    caption = "\n".join([_NOTE, *_left_out(report)])
+    return tables.terminal(header, lines, title=f"study {report.study.name}", caption=caption)

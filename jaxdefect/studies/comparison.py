@@ -22,7 +22,7 @@ class Difference:
 
 
 def paired_difference(values: Mapping[Any, float | None], baseline: Mapping[Any, float | None]) -> Difference:
-    """values - baseline over the keys (fold, seed) at which both are known.
+    """values - baseline over the keys (fold, seed, what was tested) at which both are known.
 
     The interval is the percentile bootstrap: pairs are drawn with replacement `NUM_RESAMPLES` times, by a fixed seed.
     With the few pairs of a small study it is too narrow; it says how much the pairs differ, and no more.
@@ -42,7 +42,7 @@ def paired_difference(values: Mapping[Any, float | None], baseline: Mapping[Any,
 class Effect:
     """What one label of an axis changes against the baseline's: the differences [N] over all else that stays the same.
 
-    `changes` are of runs alike in every other axis, in fold and in seed (Tabernik 2019, figure 6).
+    `changes` are of runs alike in every other axis, in fold, seed and test images (Tabernik 2019, figure 6).
     """
 
     axis: str
@@ -56,7 +56,7 @@ def effects(
     """The effect of every label that is not the baseline's, where there are runs to compare.
 
     Args:
-      runs: by setting (a label for each axis), a figure by (fold, seed).
+      runs: by setting (a label for each axis), a figure by what has to be the same: fold, seed, the images tested.
       axes: their names.
       baseline: the setting whose labels the others are compared with.
     """

@@ -32,6 +32,11 @@ class Result:
     threshold_source: str
     defects: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
+    @property
+    def tested(self) -> frozenset[tuple[str, int]]:
+        """The images with their labels: runs are comparable where these are equal."""
+        return frozenset(zip(self.ids, self.labels.tolist(), strict=True))
+
 
 def evaluate(workdir: Path) -> Result:
     """Evaluates a trained run on its test images, as `launch.evaluate` does, and keeps the result.

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from jaxdefect.reports.plots import DEFECTIVE_COLOR, GOOD_COLOR, INK, THRESHOLD_COLOR, new_figure
 from jaxdefect.studies import comparison
 
-Runs = Mapping[tuple[str, ...], Mapping[Any, float | None]]  # average precision by setting, then by (fold, seed)
+# Average precision by setting, then by fold, seed and test images.
+Runs = Mapping[tuple[str, ...], Mapping[Any, float | None]]
 
 _INCHES_PER_BAR = 0.34
 _MAX_LINES = 8  # of the curves over the number of labels; what is more cannot be told apart

@@ -1,6 +1,7 @@
 """A study from its file to its tables, its runs imitated: what is run, what is shared, what survives."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def test_a_study_resumes_survives_a_failure_and_shares_its_runs(
     assert len(trained) == 17
     ablation.ablate(study, config, tmp_path / "work")
     assert len(trained) == 19
+
+
+def test_runs_of_other_test_images_are_not_compared(config: Config, trained: list[Config], tmp_path: Path) -> None:
+    study = design.parse({"axes": {"attention": STUDY["axes"]["attention"]}, "seeds": [0]}, name="grown")
+    trained += [config] * 3  # no interruption
+    report = ablation.ablate(study, config, tmp_path)
+    assert isinstance(report, ablation.Report)
+    (_, row) = report.rows
+    assert row.difference.num_pairs == 2
+    directory = row.directories[1, 0]
+    old = row.results[1, 0]
+    results.save(dataclasses.replace(old, labels=old.labels[::-1]), directory)  # the labels of other data
+    ablation.ablate(study, config, tmp_path)
+    content = json.loads((tmp_path / "grown" / "results.json").read_text())
+    assert content["settings"][1]["difference"]["num_pairs"] == 1
+    assert [len(effect["changes"]) for effect in content["effects"]] == [1]
+    text = (tmp_path / "grown" / "table.md").read_text()
+    assert f"on: 1 of 2 runs were tested on other images or labels than the baseline's, e.g. {directory} and" in text
 
 
 def test_a_default_gained_later_leaves_the_hash_as_it_was(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from rich.table import Table
 
 from jaxdefect import structure
@@ -196,6 +197,9 @@ def plot(rows: Iterable[Mapping[str, Any]]) -> Figure:
     for axes, label in ((times, "seconds per call"), (memory, "temporary MiB")):
         if axes.lines:
             axes.set(xscale="log", yscale="log")
+            for axis in (axes.xaxis, axes.yaxis):  # in plain text, as plots are saved
+                axis.set_major_formatter(LogFormatter())
+                axis.set_minor_formatter(LogFormatter())
         axes.set(xlabel="megapixels per batch", ylabel=label)
         axes.grid(visible=True, which="both", alpha=0.3)
     times.legend()

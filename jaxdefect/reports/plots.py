@@ -1,12 +1,14 @@
 """The curves of an evaluation: precision over recall, and where good and defective images score."""
 
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sklearn_metrics
 
@@ -128,7 +130,7 @@ def _visible(curve: np.ndarray) -> np.ndarray:
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG on white."""
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150, facecolor="white")
+    _save(figure, data, format="png", dpi=150, facecolor="white")
     return data.getvalue()
 
 
@@ -139,11 +141,19 @@ def to_svg(figure: Figure, *, name: str) -> str:
     """
     data = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(data, format="svg", transparent=True, metadata=_NO_METADATA)
+        _save(figure, data, format="svg", transparent=True, metadata=_NO_METADATA)
     text = data.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     # Matplotlib names what it draws ("figure_1", "axes_1") alike in every figure.
     return text.replace('<g id="', f'<g id="{name}-').replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
+
+
+def _save(figure: Figure, file: io.IOBase, **options: Any) -> None:
+    """Saves the figure, its texts as they are: Matplotlib takes a name with two `$` for a formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with matplotlib.rc_context({"text.parse_math": False}):  # of what is made while the figure is drawn
+        figure.savefig(file, **options)
 
 
 def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:

@@ -44,3 +44,9 @@ def test_confusion_matrix_has_its_counts_in_their_cells_shaded_by_the_share_of_t
     assert plots.to_png(figure).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="3 classes"):
         defect_plots.confusion_matrix(counts, ["good", "blowhole"])
+
+
+def test_a_class_name_is_no_formula():
+    figure = defect_plots.confusion_matrix(np.eye(2, dtype=int), ["$a_{$", "$b_{$"])
+    assert plots.to_png(figure).startswith(b"\x89PNG")
+    assert plots.to_svg(figure, name="x").count(">$a_{$<") == 2

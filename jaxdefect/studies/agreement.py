@@ -7,7 +7,7 @@ rater more, which never votes on the consensus.
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from rich.table import Table
 
 from jaxdefect.config import DataConfig
 from jaxdefect.data import annotation, images, readers
+from jaxdefect.inference import exported
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.metrics import agreement
 from jaxdefect.reports import files
 from jaxdefect.studies import tables
+from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample
 
 _MODEL = "model"
@@ -55,18 +57,25 @@ def compare(config: DataConfig, roots: Sequence[Path], *, workdir: Path | None, 
 
     Raises:
       InputError: fewer than two annotators, images that not all of them have, data that cannot be read, no such run, or
-        one without thresholds.
+        one without thresholds, or an annotator with its name.
     """
     names = _names(roots)
+    if workdir is not None and _MODEL in names:
+        raise InputError(
+            f"--annotators: {roots[names.index(_MODEL)]} has the name that the run has in the tables; rename the folder"
+        )
     read = [_read(config, name, root) for name, root in zip(names, roots, strict=True)]
     _check_same_images(names, read)
     predictor = None if workdir is None else Predictor.load(workdir)
     if predictor is not None and predictor.calibration is None:
         raise InputError(f"--workdir={workdir}: has no thresholds yet; run launch.evaluate --workdir={workdir} first")
     content = summarize(rate(names, read, predictor))
+    if workdir is not None:
+        content["model"] = _known_images(read[0], workdir)
     files.write(out / "agreement.json", json.dumps(content, indent=2) + "\n")
     header, rows = table_rows(content)
-    files.write(out / "agreement.md", tables.markdown(header, rows))
+    note = f"\n{content['model']['note']}\n" if "model" in content else ""
+    files.write(out / "agreement.md", tables.markdown(header, rows) + note)
     return content
 
 
@@ -169,7 +178,8 @@ def table(content: dict[str, Any]) -> Table:
     ]
     kappa = f"Fleiss' kappa of the annotators {_number(content['fleiss_kappa'])}"
     disputed = f"{len(content['disputed_images'])} of {content['num_images']} images in dispute (agreement.json)"
-    caption = "\n".join([kappa, *pairs, disputed])
+    notes = [content["model"]["note"]] if "model" in content else []
+    caption = "\n".join([kappa, *pairs, disputed, *notes])
     return tables.terminal(header, rows, title="Precision and recall in %", caption=caption)
 
 
@@ -194,6 +204,22 @@ def _masks(samples: Sequence[Sample]) -> np.ndarray | None:
                 f"{width}; annotators must mark the same images at the same size"
             )
     return np.stack([annotation.load_mask(sample, height=height, width=width) >= 0.5 for sample in samples])
+
+
+def _known_images(samples: Collection[str], workdir: Path) -> dict[str, Any]:
+    """How many of the images, by their ids, a run was trained and validated on, and what that means for its figures."""
+    if exported.find(workdir) is not None:
+        note = "An export does not say which images its network has learnt from; on those it looks better than it is."
+        return {"num_trained": None, "num_validated": None, "note": note}
+    split = runs.load(workdir).split
+    num_trained, num_validated = (len(set(part) & set(samples)) for part in (split.train, split.validation))
+    note = f"No image of these has the name of one that {workdir} was trained or validated on."
+    if num_trained or num_validated:
+        note = (
+            f"Of the {len(samples)} images {num_trained} are among those that {workdir} was trained on, and "
+            f"{num_validated} among those that it was validated on; on these the model looks better than it is."
+        )
+    return {"num_trained": num_trained, "num_validated": num_validated, "note": note}
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

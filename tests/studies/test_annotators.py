@@ -1,5 +1,6 @@
 """Annotators compared over folders of real files."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdefect.config import DataConfig
+from jaxdefect import config as config_lib
+from jaxdefect.config import Config, DataConfig
+from jaxdefect.data import splits
+from jaxdefect.inference.calibration import Calibration
 from jaxdefect.studies import agreement
-from jaxdefect.types import InputError
+from jaxdefect.types import InputError, Prediction, Split
 
 
 def annotate(root: Path, boxes: dict[str, tuple[slice, slice] | None], *, side: int = 64) -> Path:
@@ -42,6 +46,35 @@ def test_annotators_are_compared_by_image_and_pixel(tmp_path: Path) -> None:
     assert (ben["pixels_against_consensus"]["precision"], ben["pixels_against_consensus"]["recall"]) == (1.0, 0.5)
     assert content["raters"]["anna"]["images_against_others"]["precision"] == 0.5
     assert "| ben | 100.00 |" in (tmp_path / "out" / "agreement.md").read_text()
+
+
+@dataclasses.dataclass(frozen=True)
+class FakePredictor:
+    """Calls every image defective, everywhere."""
+
+    config: Config = dataclasses.field(default_factory=Config)
+    calibration: Calibration = dataclasses.field(default_factory=lambda: Calibration(0.5, 0.5, "validation", 1))
+
+    def __call__(self, image: np.ndarray) -> Prediction:
+        return Prediction(1.0, True, "reject", np.ones(image.shape[:2], np.float32))
+
+
+def test_a_run_that_knows_the_images_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement.Predictor, "load", lambda _: FakePredictor())
+    boxes = {"a": (slice(0, 8), slice(0, 8)), "b": None, "c": None}
+    roots = [annotate(tmp_path / name, boxes) for name in ("anna", "ben", "model")]
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(config_lib.to_dict(Config())))
+    splits.save(Split(train=("a", "c", "x"), validation=("b",), test=(), masked=()), workdir / "split.json")
+    config = DataConfig(reader="folder")
+    content = agreement.compare(config, roots[:2], workdir=workdir, out=tmp_path / "out")
+    assert (content["model"]["num_trained"], content["model"]["num_validated"]) == (2, 1)
+    assert content["raters"]["model"]["images_against_consensus"]["precision"] == pytest.approx(1 / 3)
+    assert "Of the 3 images 2 are among those" in (tmp_path / "out" / "agreement.md").read_text()
+    with pytest.raises(InputError, match="model has the name that the run has"):
+        agreement.compare(config, roots, workdir=workdir, out=tmp_path / "out")
+    agreement.compare(config, roots, workdir=None, out=tmp_path / "out")
 
 
 def test_annotators_of_different_images_are_refused(tmp_path: Path) -> None:

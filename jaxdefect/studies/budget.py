@@ -15,10 +15,10 @@ from rich.table import Table
 
 from jaxdefect.reports import files, plots
 from jaxdefect.studies import tables
-from jaxdefect.studies.comparison import NUM_RESAMPLES
 from jaxdefect.training import runs
 from jaxdefect.types import InputError
 
+_NUM_RESAMPLES = 10_000
 _INTERVAL = (2.5, 97.5)  # percentiles
 
 
@@ -108,7 +108,7 @@ def choose(mixes: list[Mix], *, target: float) -> dict[str, Any]:
     """
     precisions = np.stack([mix.average_precision for mix in mixes])  # [M, P]
     num_places = precisions.shape[1]
-    drawn = np.random.default_rng(0).integers(0, num_places, (NUM_RESAMPLES, num_places))
+    drawn = np.random.default_rng(0).integers(0, num_places, (_NUM_RESAMPLES, num_places))
     means = precisions[:, drawn].mean(axis=2)  # [M, R]
     reaches = means >= target
     first = np.where(reaches.any(axis=0), reaches.argmax(axis=0), -1)
@@ -161,7 +161,7 @@ def conclusion(content: dict[str, Any]) -> str:
     low, high = content["minutes_interval"]
     return (
         f"Cheapest mix that reaches {target:.1f} %: {content['cheapest']}, {content['cheapest_minutes']:.0f} minutes "
-        f"(95 % of {NUM_RESAMPLES} resamplings of the {content['num_places']} runs each: {low:.0f} to {high:.0f} "
+        f"(95 % of {_NUM_RESAMPLES} resamplings of the {content['num_places']} runs each: {low:.0f} to {high:.0f} "
         f"minutes; {unreached:.0f} % reach it nowhere). Compared on test images: a figure to plan by, not to quote."
     )
 

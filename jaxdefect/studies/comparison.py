@@ -1,19 +1,18 @@
-"""Differences between settings, paired over runs of the same fold and seed, with bootstrap intervals."""
+"""Differences between settings, paired over runs of the same fold and seed, with Student's intervals."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from jaxdefect.metrics.paired import percentile_interval
-
-NUM_RESAMPLES = 10_000
+_LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The mean of N paired differences; its 95 % bootstrap interval, None below two pairs."""
+    """The mean of N paired differences; the ends of its 95 % interval, None below two pairs."""
 
     num_pairs: int
     mean: float | None
@@ -24,8 +23,12 @@ class Difference:
 def paired_difference(values: Mapping[Any, float | None], baseline: Mapping[Any, float | None]) -> Difference:
     """values - baseline over the keys (fold, seed, what was tested) at which both are known.
 
-    The interval is the percentile bootstrap: pairs are drawn with replacement `NUM_RESAMPLES` times, by a fixed seed.
-    With the few pairs of a small study it is too narrow; it says how much the pairs differ, and no more.
+    The interval is Student's, mean ± t s / sqrt(N): exact for normal differences, however few. (Resampling the pairs
+    would cover half of the time with two pairs, and three quarters with four.) It says what other trainings would
+    give; that folds share their training images it does not know.
+
+    References:
+      Student 1908, "The probable error of a mean".
     """
     pairs = [(values[key], baseline[key]) for key in values if key in baseline]
     differences = np.array([a - b for a, b in pairs if a is not None and b is not None], np.float64)
@@ -34,8 +37,8 @@ def paired_difference(values: Mapping[Any, float | None], baseline: Mapping[Any,
     mean = float(differences.mean())
     if len(differences) == 1:
         return Difference(1, mean, None, None)
-    drawn = np.random.default_rng(0).integers(0, len(differences), (NUM_RESAMPLES, len(differences)))
-    return Difference(len(differences), mean, *percentile_interval(differences[drawn].mean(axis=1)))
+    half = float(stats.t.ppf((1 + _LEVEL) / 2, len(differences) - 1) * stats.sem(differences))
+    return Difference(len(differences), mean, mean - half, mean + half)
 
 
 @dataclasses.dataclass(frozen=True)

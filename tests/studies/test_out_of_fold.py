@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from jaxdefect.studies import comparison, out_of_fold
@@ -59,19 +60,25 @@ def test_one_fold_is_decided_by_its_own_threshold_and_seeds_give_mean_and_deviat
         out_of_fold.figures({0: result(1), 1: result(1)})
 
 
-def test_differences_are_paired_and_their_interval_is_that_of_the_bootstrap() -> None:
+def test_differences_are_paired_and_their_interval_is_students() -> None:
     rng = np.random.default_rng(0)
     baseline = {(fold, seed): float(rng.random()) for fold in range(3) for seed in range(4)}
     shifts = {place: 0.05 + 0.02 * float(rng.normal()) for place in baseline}
     values = {place: baseline[place] + shifts[place] for place in baseline}
     values[(7, 7)] = 1.0  # the baseline failed there
     difference = comparison.paired_difference(values, baseline)
-    drawn = [np.mean(rng.choice(list(shifts.values()), len(shifts))) for _ in range(4000)]
+    expected = stats.ttest_rel([values[place] for place in baseline], list(baseline.values())).confidence_interval()
     assert difference.num_pairs == 12
     assert difference.mean == pytest.approx(np.mean(list(shifts.values())))
-    np.testing.assert_allclose([difference.low, difference.high], np.percentile(drawn, [2.5, 97.5]), atol=1e-3)
-    assert difference == comparison.paired_difference(values, baseline)  # seeded
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
     assert comparison.paired_difference({(0, 0): 0.5}, baseline).low is None
+
+
+def test_the_interval_of_two_pairs_covers_as_often_as_it_says() -> None:
+    drawn = np.random.default_rng(0).normal(0.05, 0.02, (500, 2))
+    found = [comparison.paired_difference(dict(enumerate(pair)), {0: 0.0, 1: 0.0}) for pair in drawn.tolist()]
+    covered = np.mean([one.low < 0.05 < one.high for one in found if one.low is not None and one.high is not None])
+    assert 0.92 < covered < 0.98
 
 
 def test_an_effect_is_averaged_over_all_that_stays_the_same() -> None:

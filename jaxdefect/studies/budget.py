@@ -6,6 +6,7 @@ used; both are counted in the splits of the study's runs.
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxdefect.studies import tables
 from jaxdefect.training import runs
 from jaxdefect.types import InputError
 
+Place = tuple[int | None, int]  # fold and seed
 _NUM_RESAMPLES = 10_000
 _INTERVAL = (2.5, 97.5)  # percentiles
 
@@ -55,8 +57,9 @@ def weigh(study: Path, *, price: Price, target: float) -> dict[str, Any]:
     Raises:
       InputError: not a study, none of its settings is finished, a price below 0, or a target out of range.
     """
-    if price.label_minutes < 0 or price.mask_minutes < 0:
-        raise InputError(f"--label_minutes={price.label_minutes} --mask_minutes={price.mask_minutes}: must not be < 0")
+    for name, minutes in dataclasses.asdict(price).items():
+        if not 0 <= minutes < math.inf:
+            raise InputError(f"--{name}={minutes}: must be a number of minutes, 0 or more")
     if not 0 < target <= 1:
         raise InputError(f"--target={target}: an average precision, above 0 and at most 1")
     mixes = read(study, price)
@@ -71,36 +74,64 @@ def read(study: Path, price: Price) -> list[Mix]:
     """The settings of a study of which every run is finished, the cheapest first.
 
     Raises:
-      InputError: not a study, or none of its settings is finished.
+      InputError: not a study, none of its settings is finished, they are not over the same folds and seeds, or a run's
+        directory is not where launch.ablate made it.
     """
     path = study / "results.json"
     try:
-        settings = json.loads(path.read_text())["settings"]
+        settings = _settings(json.loads(path.read_text()))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); launch.ablate writes one") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not of a study ({type(error).__name__}: {error}); see launch.ablate") from error
-    mixes = []
-    for setting in settings:
-        own = sorted(setting["runs"], key=lambda run: (run["fold"] or 0, run["seed"]))
-        known = [run["figures"]["average_precision"] for run in own if run["figures"]]
-        if len(known) < len(own) or None in known:
-            continue
-        splits = [runs.load(run["directory"]).split for run in own]
-        num_labels = float(np.mean([len(split.train) + len(split.validation) for split in splits]))
-        num_masks = float(np.mean([len(split.masked) for split in splits]))
-        minutes = price.label_minutes * num_labels + price.mask_minutes * num_masks
-        mixes.append(Mix(", ".join(setting["labels"].values()), num_labels, num_masks, minutes, np.array(known)))
-    if not mixes:
+    finished = [(name, own) for name, own in settings if own and all(ap is not None for _, ap in own.values())]
+    if not finished:
         raise InputError(f"--study={study}: no setting of it is finished; run launch.ablate again")
+    (first, places), *others = finished
+    if unlike := [name for name, own in others if own.keys() != places.keys()]:
+        raise InputError(
+            f"--study={study}: {first} and {unlike[0]} were not run on the same folds and seeds, so their precisions "
+            "cannot be weighed against each other; a study whose axes leave split.num_folds and split.kind alone can"
+        )
+    workdir = study.resolve().parent / "runs"  # the study may have been moved since
+    try:
+        mixes = [_mix(name, [own[place] for place in places], workdir, price) for name, own in finished]
+    except InputError as error:
+        raise InputError(f"--study={study}: {str(error).removeprefix('--workdir=')}") from error
     return sorted(mixes, key=lambda mix: mix.minutes)
+
+
+def _settings(content: dict[str, Any]) -> list[tuple[str, dict[Place, tuple[str, float | None]]]]:
+    """Each setting with the directory's name and the average precision of its runs; None where there is none."""
+    return [
+        (
+            ", ".join(setting["labels"].values()),
+            {
+                (run["fold"], run["seed"]): (
+                    Path(run["directory"]).name,
+                    run["figures"]["average_precision"] if run["figures"] else None,
+                )
+                for run in setting["runs"]
+            },
+        )
+        for setting in content["settings"]
+    ]
+
+
+def _mix(name: str, of_runs: list[tuple[str, float | None]], workdir: Path, price: Price) -> Mix:
+    splits = [runs.load(workdir / directory).split for directory, _ in of_runs]
+    num_labels = float(np.mean([len(split.train) + len(split.validation) for split in splits]))
+    num_masks = float(np.mean([len(split.masked) for split in splits]))
+    minutes = price.label_minutes * num_labels + price.mask_minutes * num_masks
+    return Mix(name, num_labels, num_masks, minutes, np.array([precision for _, precision in of_runs], np.float64))
 
 
 def choose(mixes: list[Mix], *, target: float) -> dict[str, Any]:
     """The cheapest mix whose mean average precision reaches the target, and how sure that is.
 
     The places (fold and seed) are drawn with replacement, the same for all mixes, and each time the cheapest that
-    reaches the target is chosen anew: "chosen" is the share of draws in which a mix was.
+    reaches the target is chosen anew: "chosen" is the share of draws in which a mix was. Few places differ less than
+    repeated studies would, so this is the least that the choice is unsure by; of a single place it is None.
 
     Args:
       mixes: the cheapest first, with precisions [P] each.
@@ -112,7 +143,7 @@ def choose(mixes: list[Mix], *, target: float) -> dict[str, Any]:
     means = precisions[:, drawn].mean(axis=2)  # [M, R]
     reaches = means >= target
     first = np.where(reaches.any(axis=0), reaches.argmax(axis=0), -1)
-    intervals = np.percentile(means, _INTERVAL, axis=1).T
+    is_single = num_places < 2
     cheapest = next((mix for mix in mixes if mix.average_precision.mean() >= target), None)
     costs = np.array([mix.minutes for mix in mixes])[first[first >= 0]]
     return {
@@ -124,15 +155,15 @@ def choose(mixes: list[Mix], *, target: float) -> dict[str, Any]:
                 "num_masks": mix.num_masks,
                 "minutes": mix.minutes,
                 "average_precision": float(mix.average_precision.mean()),
-                "interval": [float(low), float(high)],
-                "chosen": float(np.mean(first == i)),
+                "interval": None if is_single else np.percentile(means[i], _INTERVAL).tolist(),
+                "chosen": None if is_single else float(np.mean(first == i)),
             }
-            for i, (mix, (low, high)) in enumerate(zip(mixes, intervals, strict=True))
+            for i, mix in enumerate(mixes)
         ],
         "cheapest": None if cheapest is None else cheapest.name,
         "cheapest_minutes": None if cheapest is None else cheapest.minutes,
-        "minutes_interval": None if not len(costs) else np.percentile(costs, _INTERVAL).tolist(),
-        "unreached": float(np.mean(first < 0)),
+        "minutes_interval": None if is_single or not len(costs) else np.percentile(costs, _INTERVAL).tolist(),
+        "unreached": None if is_single else float(np.mean(first < 0)),
     }
 
 
@@ -153,16 +184,21 @@ def plot(mixes: list[Mix], *, target: float) -> Figure:
 
 def conclusion(content: dict[str, Any]) -> str:
     """The choice in words."""
-    target, unreached = 100 * content["target"], 100 * content["unreached"]
+    target = f"{100 * content['target']:.1f} %"
+    unreached = None if content["unreached"] is None else f"{100 * content['unreached']:.0f} %"
     if content["cheapest"] is None:
-        return (
-            f"No mix reaches {target:.1f} % on average; {unreached:.0f} % of the resamplings reach it nowhere either."
+        chance = "" if unreached is None else f"; {unreached} of the resamplings reach it nowhere either"
+        return f"No mix reaches {target} on average{chance}."
+    chance = "a single run each, which says nothing of chance"
+    if content["minutes_interval"] is not None:
+        low, high = content["minutes_interval"]
+        chance = (
+            f"95 % of {_NUM_RESAMPLES} resamplings of the {content['num_places']} runs each: {low:.0f} to {high:.0f} "
+            f"minutes; {unreached} reach it nowhere"
         )
-    low, high = content["minutes_interval"]
     return (
-        f"Cheapest mix that reaches {target:.1f} %: {content['cheapest']}, {content['cheapest_minutes']:.0f} minutes "
-        f"(95 % of {_NUM_RESAMPLES} resamplings of the {content['num_places']} runs each: {low:.0f} to {high:.0f} "
-        f"minutes; {unreached:.0f} % reach it nowhere). Compared on test images: a figure to plan by, not to quote."
+        f"Cheapest mix that reaches {target}: {content['cheapest']}, {content['cheapest_minutes']:.0f} minutes "
+        f"({chance}). Compared on test images: a figure to plan by, not to quote."
     )
 
 
@@ -172,17 +208,13 @@ def table(content: dict[str, Any]) -> Table:
 
 
 def _text(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = ["mix", "image labels", "masks", "minutes", "AP [%]", "95 %", "cheapest to reach it"]
-    rows = [
-        [
-            mix["name"],
-            f"{mix['num_labels']:.0f}",
-            f"{mix['num_masks']:.0f}",
-            f"{mix['minutes']:.0f}",
-            f"{100 * mix['average_precision']:.2f}",
-            "{:.2f} to {:.2f}".format(*(100 * end for end in mix["interval"])),
-            f"{100 * mix['chosen']:.0f} %",
-        ]
-        for mix in content["mixes"]
-    ]
+    header = ["mix", "image labels", "masks", "minutes", "AP [%]", "95 % of resamplings", "cheapest to reach it"]
+    rows = []
+    for mix in content["mixes"]:
+        interval, chosen = tables.UNKNOWN, tables.UNKNOWN  # of a single run
+        if mix["interval"] is not None:
+            interval = "{:.2f} to {:.2f}".format(*(100 * end for end in mix["interval"]))
+            chosen = f"{100 * mix['chosen']:.0f} %"
+        numbers = [f"{mix[name]:.0f}" for name in ("num_labels", "num_masks", "minutes")]
+        rows.append([mix["name"], *numbers, f"{100 * mix['average_precision']:.2f}", interval, chosen])
     return header, rows

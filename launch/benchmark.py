@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     if rows and _PLOT.value:
         files.write(Path(_PLOT.value), plots.to_png(results.plot(rows)))
     for line in left_out:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     return 1 if left_out else 0
 
 

@@ -224,9 +224,13 @@ def _override_errors() -> Iterator[None]:
 
 
 def console() -> Console:
-    """Standard output for results: as wide as a terminal; in a file or pipe tables are whole (Rich cuts at 80)."""
+    """Standard output for results: as wide as a terminal; in a file or pipe tables are whole (Rich cuts at 80).
+
+    Texts stand as they are, as names of classes, labels and folders may look like Rich's markup.
+    """
     is_without_width = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_TABLE_COLUMNS if is_without_width else None)
+    width = _TABLE_COLUMNS if is_without_width else None
+    return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
 def config() -> config_lib.Config:

@@ -87,7 +87,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     out = Path(values.out)
     cli.tile_size(values.tile)  # refused before the run is loaded
     if values.merge:
-        cli.console().print(f"{records.merge(out)} images in {records.table_path(out)}", markup=False, highlight=False)
+        cli.console().print(f"{records.merge(out)} images in {records.table_path(out)}", soft_wrap=True)
         return 0
     return _watch(values, out) if values.watch else _predict(values, out)
 

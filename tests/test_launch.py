@@ -17,6 +17,7 @@ from launching import ROOT
 
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.tiles import make_tiling
+from jaxdefect.studies import tables
 from launch import cli
 
 
@@ -213,6 +214,15 @@ def test_memory_that_does_not_suffice_is_said_in_one_line(capsys: pytest.Capture
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: memory is at its end: ")
         assert "llocat" in line  # how much, in the library's words
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console = cli.console()
+    console.print("runs/[a]/:b:/report.html")
+    console.print(tables.terminal(["[i]class"], [["[/b]"]], title="[t]", caption="[c]"))
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("runs/[a]/:b:/report.html", "[i]class", "[/b]", "[t]", "[c]"))
+    assert "\\" not in text
 
 
 def test_a_launcher_starts_once_more_for_its_memory_unless_told_otherwise(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from jaxdefect.config import Config
 from jaxdefect.data import annotation, images, inspection, readers, splits
@@ -142,10 +142,10 @@ def findings_table(result: Audit) -> Table:
         table.add_column(name, justify="right" if name == "number" else "left")
     for kind, group in itertools.groupby(result.findings, key=lambda finding: finding.kind):
         findings = list(group)
-        severity = "[red]error[/]" if findings[0].is_error else "[yellow]warning[/]"
-        table.add_row(severity, TITLES[kind], str(len(findings)), escape(findings[0].text))
+        severity = Text("error", "red") if findings[0].is_error else Text("warning", "yellow")
+        table.add_row(severity, TITLES[kind], str(len(findings)), findings[0].text)
     if not result.findings:
-        table.add_row("[green]clean[/]", "nothing found", "0", "")
+        table.add_row(Text("clean", "green"), "nothing found", "0", "")
     return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -239,7 +240,7 @@ def _shown(pair: Pair) -> list[int]:
 
 def _maps(side: Side, samples: Sequence[Sample], progress: Progress) -> list[gallery.Map]:
     """The run's map of each sample."""
-    task = progress.add_task(f"Maps of {side.run.workdir}", total=len(samples))
+    task = progress.add_task(escape(f"Maps of {side.run.workdir}"), total=len(samples))
     scored = score(
         side.predictor,
         samples,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rich.markup import escape
 from rich.progress import Progress
 
 from jaxdefect.inference.choosing import OnStage
@@ -11,7 +12,7 @@ def stage_of(progress: Progress) -> OnStage:
     """Reports each stage as a task of `progress`."""
 
     def on_stage(description: str, total: int) -> Callable[[int], None]:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(escape(description), total=total)
         return lambda num_done: progress.update(task, completed=num_done)
 
     return on_stage

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from rich.markup import escape
 from rich.table import Table
 
 Unit = Literal["percent", "count"]
@@ -42,9 +41,9 @@ def _to_tex(text: str) -> str:
 
 def terminal(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, caption: str) -> Table:
     """A table for the terminal."""
-    result = Table(title=escape(title), caption=escape(caption))
+    result = Table(title=title, caption=caption)
     for i, name in enumerate(header):
-        result.add_column(escape(name), justify="left" if i == 0 else "right")
+        result.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
-        result.add_row(*map(escape, row))
+        result.add_row(*row)
     return result

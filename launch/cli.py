@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from jaxdefect import config as config_lib
+from jaxdefect import user_files
 from jaxdefect.types import InputError
 
 if TYPE_CHECKING:  # decoding processes import this file, and need no JAX
@@ -288,7 +289,8 @@ def read_config(source: str, *, architecture: str | None = None) -> ConfigDict:
       architecture: another than the file's drops the file's model settings for the defaults of this one.
 
     Raises:
-      InputError: no such file, argument or architecture; or a setting that does not exist or is of another type.
+      InputError: no such file, argument or architecture; an error in the file; or a setting that does not exist or is
+        of another type.
     """
     config = config_lib.complete(_read_values(source))
     if architecture not in (None, config.model.architecture):
@@ -305,19 +307,19 @@ def _read_values(source: str) -> dict[str, Any]:
             sorted(str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py"))
         )
         raise InputError(f"--config={source}: no such file; there are: {choices or 'none'}")
-    try:
+    with user_files.errors_of(path, flag=f"--config={source}"):
         namespace = runpy.run_path(str(path))
-    except SyntaxError as error:
-        raise InputError(f"--config={source}: {error.filename}, line {error.lineno}: {error.msg}") from error
-    if "get_config" not in namespace:
-        raise InputError(f"--config={source}: {path} defines no get_config()")
-    if not has_argument:
-        values = namespace["get_config"]()
-    else:
-        try:
-            values = namespace["get_config"](argument)
-        except (TypeError, ValueError) as error:  # it takes no argument, or not this one
-            raise InputError(f"--config={source}: {error}") from error
+        if "get_config" not in namespace:
+            raise InputError(f"--config={source}: {path} defines no get_config()")
+        if not has_argument:
+            values = namespace["get_config"]()
+        else:
+            try:
+                values = namespace["get_config"](argument)
+            except (TypeError, ValueError) as error:  # it takes no argument, or not this one
+                raise InputError(f"--config={source}: {error}") from error
+    if not isinstance(values, dict | ConfigDict):
+        raise InputError(f"--config={source}: get_config() must return a ConfigDict, not {values!r:.60}")
     return ConfigDict(values).to_dict()
 
 

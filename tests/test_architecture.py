@@ -12,6 +12,7 @@ BASE = {"types", "structure", "config", "config_checks", "config_conflicts", "mo
 ALLOWED = {
     "types": set(),
     "structure": {"types"},
+    "user_files": {"types"},
     "model_config": {"types"},
     "config_checks": {"types"},
     "config_conflicts": {"types", "model_config", "config"},  # config: only its types
@@ -28,7 +29,7 @@ ALLOWED = {
     "interop": {*BASE, "data", "models", "training", "inference"},
     "reports": {*BASE, "data", "metrics", "overlay", "training", "inference"},
     "benchmark": {*BASE, "data", "models", "training", "reports"},
-    "studies": {*BASE, "data", "metrics", "training", "inference", "system", "reports"},
+    "studies": {*BASE, "data", "metrics", "training", "inference", "system", "reports", "user_files"},
 }
 FILES = sorted((ROOT / "jaxdefect").rglob("*.py"))
 

@@ -43,6 +43,26 @@ def test_every_config_is_valid_and_says_how_to_run_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import mlcollections\n", r"config\.py, line 1: ModuleNotFoundError: .*mlcollections"),
+        ("def get_config():\n  return {'data': undefined}", r"config\.py, line 2: NameError"),
+        ("def get_config(:", r"config\.py, line 1: "),
+        (
+            "from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict().data",
+            r"config\.py, line 3: AttributeError",
+        ),
+        ("def get_config():\n  return 1", r"get_config\(\) must return a ConfigDict, not 1"),
+    ],
+)
+def test_an_error_in_a_config_file_is_said_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        cli.read_config(str(path))
+
+
+@pytest.mark.parametrize(
     ("num_positives", "epochs", "rate"), [(300, 90, 0.01), (750, 80, 0.01), (1500, 60, 0.015), (3000, 40, 0.02)]
 )
 def test_severstal_ties_epochs_and_decay_to_the_positives(num_positives: int, epochs: int, rate: float) -> None:

@@ -13,12 +13,12 @@ import dataclasses
 import difflib
 import itertools
 import runpy
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxdefect import config as config_lib
+from jaxdefect import user_files
 from jaxdefect.config import Config
 from jaxdefect.studies import folds
 from jaxdefect.types import InputError
@@ -50,20 +50,11 @@ def load(path: Path) -> Study:
         folder = path.parent if path.parent.is_dir() else Path("configs/studies")
         choices = ", ".join(sorted(str(other) for other in folder.glob("*.py")))
         raise InputError(f"--study={path}: no such file; there are: {choices or 'none'}")
-    try:
+    with user_files.errors_of(path, flag=f"--study={path}"):
         namespace = runpy.run_path(str(path))
         if "get_study" not in namespace:
             raise InputError(f"--study={path}: defines no get_study()")
         values = namespace["get_study"]()
-    except InputError:
-        raise
-    except SyntaxError as error:
-        raise InputError(f"--study={path}: {error.filename}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:  # the file is a user's program: whatever it raises is said with its line
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        raise InputError(
-            f"--study={path}: {line.filename}, line {line.lineno}: {type(error).__name__}: {error}"
-        ) from error
     return parse(values.to_dict() if hasattr(values, "to_dict") else values, name=path.stem)
 
 

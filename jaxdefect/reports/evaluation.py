@@ -46,6 +46,7 @@ _DEFECT_COLUMNS = {
     "precision_iou_50": "precision at IoU 0.5",
     "recall_iou_50": "recall at IoU 0.5",
 }
+_OPTIONAL_PLOTS = ("defects_by_iou", "confusion_matrix", "reliability")
 # What was trained at some batch size can be evaluated at it; below this a GPU idles between images.
 _MIN_BATCH_SIZE = 4
 
@@ -232,8 +233,7 @@ def write_report(evaluation: Evaluation, metrics: dict[str, Any], *, directory: 
 
     files.write(directory / "scores.csv", scores_csv(evaluation, threshold=threshold))
     files.write(directory / "groups.csv", breakdown.to_csv(rows))
-    for name, figure in figures.items():
-        files.write(directory / f"{name}.png", plots.to_png(figure))
+    plots.write(figures, directory, optional=_OPTIONAL_PLOTS)
     files.write(directory / "report.html", pages.within_limit(draw))
     files.write(directory / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 

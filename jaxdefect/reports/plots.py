@@ -1,6 +1,8 @@
 """The curves of an evaluation: precision over recall, and where good and defective images score."""
 
 import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -11,6 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sklearn_metrics
+
+from jaxdefect.reports import files
 
 GOOD_COLOR, DEFECTIVE_COLOR, THRESHOLD_COLOR = "#2f9e6e", "#e0533d", "#6b7fd7"
 # Stands for the colour of text and axes; as SVG it becomes `currentColor`, so that the page's theme decides.
@@ -132,6 +136,24 @@ def to_png(figure: Figure) -> bytes:
     data = io.BytesIO()
     _save(figure, data, format="png", dpi=150, facecolor="white")
     return data.getvalue()
+
+
+def write(figures: Mapping[str, Figure], directory: Path, *, optional: Sequence[str]) -> None:
+    """Writes each figure as NAME.png, and removes what there is no more to show in.
+
+    Args:
+      figures: by name.
+      directory: where to.
+      optional: names of plots, as glob patterns, that an earlier state may have had.
+
+    Raises:
+      InputError: a file cannot be written.
+    """
+    for name, figure in figures.items():
+        files.write(directory / f"{name}.png", to_png(figure))
+    for path in (path for pattern in optional for path in directory.glob(f"{pattern}.png")):
+        if path.stem not in figures:
+            path.unlink()
 
 
 def to_svg(figure: Figure, *, name: str) -> str:

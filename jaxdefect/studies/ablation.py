@@ -187,8 +187,8 @@ def write(report: Report, config: Config) -> None:
     files.write(directory / "table.tex", tables.latex(header, lines, num_text_columns=len(study.axes)))
     files.write(directory / "table.csv", files.to_csv(*_csv_rows(report)))
     runs_of = {row.setting: row.average_precision for row in report.rows}
-    for name, figure in study_plots.figures(runs_of, axes=list(study.axes), baseline=study.baseline).items():
-        files.write(directory / f"{name}.png", plots.to_png(figure))
+    figures = study_plots.figures(runs_of, axes=list(study.axes), baseline=study.baseline)
+    plots.write(figures, directory, optional=study_plots.OPTIONAL)
     files.write(directory / "results.json", json.dumps(_json(report, config), indent=2, allow_nan=False) + "\n")
 
 

@@ -12,6 +12,7 @@ from jaxdefect.studies import comparison
 # Average precision by setting, then by fold, seed and test images.
 Runs = Mapping[tuple[str, ...], Mapping[Any, float | None]]
 
+OPTIONAL = ("effects", "average_precision_by_*")  # names of `figures` that not every study has
 _INCHES_PER_BAR = 0.34
 _MAX_LINES = 8  # of the curves over the number of labels; what is more cannot be told apart
 _LINE_COLORS = (THRESHOLD_COLOR, DEFECTIVE_COLOR, GOOD_COLOR, "#b8860b", "#8a4fbf", "#3aa0b8", "#7a7a7a", "#c2568a")

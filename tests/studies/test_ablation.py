@@ -104,7 +104,9 @@ def test_runs_of_other_test_images_are_not_compared(config: Config, trained: lis
     directory = row.directories[1, 0]
     old = row.results[1, 0]
     results.save(dataclasses.replace(old, labels=old.labels[::-1]), directory)  # the labels of other data
+    (tmp_path / "grown" / "average_precision_by_masks.png").touch()  # of an axis that was there before
     ablation.ablate(study, config, tmp_path)
+    assert {path.name for path in (tmp_path / "grown").glob("*.png")} == {"average_precision.png", "effects.png"}
     content = json.loads((tmp_path / "grown" / "results.json").read_text())
     assert content["settings"][1]["difference"]["num_pairs"] == 1
     assert [len(effect["changes"]) for effect in content["effects"]] == [1]

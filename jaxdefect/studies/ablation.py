@@ -40,8 +40,9 @@ _COLUMNS: tuple[tuple[str, str, tables.Unit], ...] = (
 _MAIN_COLUMNS = ("AP", "FP", "FN", "FP at full recall")
 _NOTE = (
     "AP: mean of the folds' own; AP joined and the rest: of the out-of-fold scores of all folds together. F1, FP, FN: "
-    "decided by the threshold that is best on the other folds, or without other folds by the run's own. oracle: by the "
-    "threshold that is best on the very images judged; a bound, not a result. ±: standard deviation over seeds. "
+    "decided by the threshold that is best on the other folds, or, where those have no defective image, by the run's "
+    "own. oracle: by the threshold that is best on the very images judged; a bound, not a result. ±: standard "
+    "deviation over seeds. "
     "Change: of AP against the baseline, paired by fold and seed, with the 95 % interval of its mean by Student's t."
 )
 

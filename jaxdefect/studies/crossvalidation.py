@@ -31,8 +31,9 @@ _ROWS: tuple[tuple[str, str, tables.Unit], ...] = (
 )
 _NOTE = (
     "AP, joined: of the out-of-fold scores of all images together. F1, FP (false alarms), FN (missed defects): every "
-    "fold decided by the threshold that is best on the other folds' out-of-fold scores. oracle: by the threshold that "
-    "is best on the very images judged; a bound, not a result. ±: standard deviation over seeds."
+    "fold decided by the threshold that is best on the other folds' out-of-fold scores, or, where those have no "
+    "defective image, by the run's own. oracle: by the threshold that is best on the very images judged; a bound, not "
+    "a result. ±: standard deviation over seeds."
 )
 
 

@@ -50,10 +50,14 @@ def rank_runs(workdirs: Sequence[Path], *, num_masks: int, out: Path) -> list[Ca
       out: where both files go.
 
     Raises:
-      InputError: not runs, or not of one split; no positive without a mask; a map is missing; an image is unreadable.
+      InputError: not runs, not of one split, or one twice; no positive without a mask; a map is missing; an image is
+        unreadable.
     """
     if not workdirs:
         raise InputError("--workdirs: at least one trained run is wanted, as --workdirs=runs/seed_0,runs/seed_1")
+    places = [workdir.resolve() for workdir in workdirs]
+    if repeated := [workdir for i, workdir in enumerate(workdirs) if places[i] in places[:i]]:
+        raise InputError(f"--workdirs: {repeated[0]} is given twice; runs of different seeds are wanted")
     try:
         split = _common_split([runs.load(workdir) for workdir in workdirs])
     except InputError as error:
@@ -105,8 +109,8 @@ def _common_split(opened: Sequence[runs.Run]) -> Split:
     for other in others:
         if other.config.data != first.config.data or _ids(other.split) != _ids(first.split):
             raise InputError(
-                f"--workdirs: {first.workdir} and {other.workdir} differ in config.data or in their splits; runs that "
-                "differ in config.training.seed only are wanted"
+                f"{first.workdir} and {other.workdir} differ in config.data or in their splits; runs that differ in "
+                "config.training.seed only are wanted"
             )
     return first.split
 

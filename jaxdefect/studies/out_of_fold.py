@@ -20,8 +20,9 @@ def figures(results: Mapping[int, Result]) -> dict[str, Any]:
     """What the networks of one seed say, by fold and of all images together.
 
     Decisions on a fold are made with the threshold of best F1 on the out-of-fold scores of the other folds, which is
-    honest: neither the network nor its threshold has seen the fold. With a single fold the run's own threshold decides.
-    Those of "all" are the folds' counts added up. "oracle" is the threshold of best F1 on the labels judged.
+    honest: neither the network nor its threshold has seen the fold. Where those have no defective image, as with a
+    single fold, the run's own threshold decides. Those of "all" are the folds' counts added up. "oracle" is the
+    threshold of best F1 on the labels judged.
 
     Args:
       results: by fold, at least one; no image in two of them.

@@ -7,7 +7,8 @@ from rich.table import Table
 
 Unit = Literal["percent", "count"]
 UNKNOWN = "n/a"
-_TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$"} | {character: f"\\{character}" for character in "&%$#_{}"}
+_TEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
+_TEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def mean_and_std(mean: float | None, std: float | None, unit: Unit) -> str:
@@ -24,7 +25,15 @@ def mean_and_std(mean: float | None, std: float | None, unit: Unit) -> str:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(map(_to_markdown, line)) + " |\n" for line in lines)
+
+
+def _to_markdown(text: str) -> str:
+    return _in_one_line(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int) -> str:
@@ -36,7 +45,7 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_colu
 
 
 def _to_tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
+    return "".join(_TEX.get(character, character) for character in _in_one_line(text))
 
 
 def terminal(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, caption: str) -> Table:

@@ -318,7 +318,9 @@ def _read_values(source: str) -> dict[str, Any]:
                 values = namespace["get_config"](argument)
             except (TypeError, ValueError) as error:  # it takes no argument, or not this one
                 raise InputError(f"--config={source}: {error}") from error
-    if not isinstance(values, dict | ConfigDict):
+    if isinstance(values, ConfigDict):
+        values = values.to_dict()
+    if not isinstance(values, dict):
         raise InputError(f"--config={source}: get_config() must return a ConfigDict, not {values!r:.60}")
     return ConfigDict(values).to_dict()
 

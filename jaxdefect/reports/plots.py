@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
@@ -170,7 +170,7 @@ def to_svg(figure: Figure, *, name: str) -> str:
     return text.replace('<g id="', f'<g id="{name}-').replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def _save(figure: Figure, file: io.IOBase, **options: Any) -> None:
+def _save(figure: Figure, file: IO[Any], **options: Any) -> None:
     """Saves the figure, its texts as they are: Matplotlib takes a name with two `$` for a formula."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)

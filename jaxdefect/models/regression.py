@@ -6,6 +6,8 @@ of the residual stages have no bias; a stage's shortcut starts from the first no
 averages only the pixels inside the image.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,8 +29,37 @@ def _pool(x: jax.Array, stride: int) -> jax.Array:
         [min(start + 3, side) - max(start, 0) for start in range(-before, side + after - 2, stride)]
         for side, (before, after) in zip(x.shape[1:3], pads, strict=True)
     )
-    sums = nn.pool(x, 0.0, lax.add, (3, 3), (stride, stride), "SAME")
-    return sums / (jnp.asarray(rows, x.dtype)[:, None, None] * jnp.asarray(columns, x.dtype)[:, None])
+    return _sums(x, stride) / (jnp.asarray(rows, x.dtype)[:, None, None] * jnp.asarray(columns, x.dtype)[:, None])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _sums(x: jax.Array, stride: int) -> jax.Array:
+    """The sum of every 3x3. On a CPU shifted maps take half the time of XLA's windows, whose gradient is the faster."""
+    return lax.platform_dependent(
+        x,
+        cpu=functools.partial(_sums_of_shifts, stride=stride),
+        default=functools.partial(_sums_of_windows, stride=stride),
+    )
+
+
+def _sums_of_windows(x: jax.Array, *, stride: int) -> jax.Array:
+    return nn.pool(x, 0.0, lax.add, (3, 3), (stride, stride), "SAME")
+
+
+def _sums_of_shifts(x: jax.Array, *, stride: int) -> jax.Array:
+    for axis in (1, 2):
+        (pads,) = lax.padtype_to_pads(x.shape[axis : axis + 1], (3,), (stride,), "SAME")
+        padded = jnp.pad(x, [pads if i == axis else (0, 0) for i in range(x.ndim)])
+        stop = padded.shape[axis] - 2
+        x = functools.reduce(lax.add, [lax.slice_in_dim(padded, i, stop + i, stride, axis) for i in range(3)])
+    return x
+
+
+def _sums_backward(stride: int, x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    return jax.vjp(functools.partial(_sums_of_windows, stride=stride), x)[1](cotangent)
+
+
+_sums.defvjp(lambda x, stride: (_sums(x, stride), x), _sums_backward)
 
 
 class Activation(nn.Module):

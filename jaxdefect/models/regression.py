@@ -29,7 +29,8 @@ def _pool(x: jax.Array, stride: int) -> jax.Array:
         [min(start + 3, side) - max(start, 0) for start in range(-before, side + after - 2, stride)]
         for side, (before, after) in zip(x.shape[1:3], pads, strict=True)
     )
-    return _sums(x, stride) / (jnp.asarray(rows, x.dtype)[:, None, None] * jnp.asarray(columns, x.dtype)[:, None])
+    counts = jnp.asarray(rows, x.dtype)[:, None, None] * jnp.asarray(columns, x.dtype)[:, None]
+    return jnp.divide(_sums(x, stride), counts)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -226,6 +226,17 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return config
 
 
+def from_saved(values: Mapping[str, Any]) -> Config:
+    """The `Config` of a run or an export that exists: `from_dict` checked it by what was known to conflict then.
+
+    Raises:
+      InputError: as `complete`, or a number out of range.
+    """
+    config = complete(values)
+    check_ranges(config)
+    return config
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as nested plain dicts and lists, ready for JSON."""
     return structure.plain(dataclasses.asdict(config))

@@ -318,8 +318,8 @@ def _read_values(source: str) -> dict[str, Any]:
                 values = namespace["get_config"](argument)
             except (TypeError, ValueError) as error:  # it takes no argument, or not this one
                 raise InputError(f"--config={source}: {error}") from error
-    if isinstance(values, ConfigDict):
-        values = values.to_dict()
+        if isinstance(values, ConfigDict):
+            values = values.to_dict()  # raises of a placeholder that is left
     if not isinstance(values, dict):
         raise InputError(f"--config={source}: get_config() must return a ConfigDict, not {values!r:.60}")
     return ConfigDict(values).to_dict()

@@ -1,9 +1,10 @@
-"""The orientation that a JPEG notes in EXIF: drawing tools show the image turned by it, `images` reads it as stored."""
+"""The orientation in a JPEG's EXIF or a TIFF's tags: drawing tools show the image turned by it, `images` as stored."""
 
 import re
 import struct
 from pathlib import Path
 
+from jaxdefect.data import tiff
 from jaxdefect.types import InputError
 
 _UPRIGHT = 1
@@ -13,7 +14,7 @@ _HEADER_BYTES = 2**17  # EXIF is one of a file's first segments, and each has 64
 
 
 def orientation(path: Path) -> int:
-    """EXIF's number from 1 (as stored) to 8; 1 where the file notes none or is no JPEG.
+    """EXIF's number from 1 (as stored) to 8; 1 where the file notes none or is neither JPEG nor TIFF.
 
     Raises:
       InputError: the file cannot be read.
@@ -23,6 +24,8 @@ def orientation(path: Path) -> int:
             data = file.read(_HEADER_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot read the image: {error.strerror}") from error
+    if tiff.is_tiff(data):
+        return tiff.orientation(path)
     segment = _SEGMENT.search(data) if data.startswith(b"\xff\xd8") else None
     return _of_tiff(data[segment.end() :]) if segment else _UPRIGHT
 

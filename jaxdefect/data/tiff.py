@@ -174,6 +174,16 @@ def _is_readable_in_parts(page: Any) -> bool:
     )
 
 
+def orientation(path: Path) -> int:
+    """The tag "Orientation" of a TIFF, 1 to 8; 1 (as stored) where it has none or is broken."""
+    try:
+        with tifffile.TiffFile(path) as opened:
+            page: Any = opened.pages[0]
+            return int(page.tags.valueof("Orientation") or 1)
+    except _BROKEN:  # whoever reads its pixels says so
+        return 1
+
+
 def as_stored(pixels: np.ndarray, data: bytes, path: Path) -> np.ndarray:
     """What OpenCV made of a TIFF that cannot be read in parts, turned back.
 

@@ -224,10 +224,11 @@ def _write(predictor: Predictor, judged: _Judged, *, out: Path, map_format: MapF
     overlay_name = result_path(OVERLAY_FOLDER, item.id, ".jpg")
     try:
         result = predictor.with_defects(result)  # the classifier looks at its pixels again, and so does the overlay
-        for name in (map_name, overlay_name):
-            records.make_folder((out / name).parent)
-        write_map(out / map_name, result.map, map_format=map_format)
-        write_overlay(out / overlay_name, result.source, result.map, threshold=predictor.pixel_threshold)
+        with records.results_of(item.id, out):
+            for name in (map_name, overlay_name):
+                records.make_folder((out / name).parent)
+            write_map(out / map_name, result.map, map_format=map_format)
+            write_overlay(out / overlay_name, result.source, result.map, threshold=predictor.pixel_threshold)
     except (UnreadableImageError, records.UnusableNameError) as error:
         return Record(item.id, str(item.path), error=str(error))
     return Record(
@@ -260,7 +261,7 @@ def _earlier_results(out: Path) -> set[str]:
     path = records.table_path(out)
     if not path.exists():
         return set()
-    earlier = list(records.read(path))
+    earlier = list(records.read(path, may_be_cut=True))
     names = {name for record in earlier for name in (record.map, record.overlay) if name is not None}
     names |= {record_path(record.id) for record in earlier}
     inside = tuple(os.path.join(os.path.realpath(out / folder), "") for folder in RESULT_FOLDERS)

@@ -101,10 +101,10 @@ def _part(part: str, samples: Sequence[Sample], split: Split, data: DataConfig) 
 
 def _copied(samples: Sequence[Sample], elsewhere: Sequence[Sample]) -> set[str]:
     """The ids of the run's images that a data set elsewhere holds too, byte for byte."""
-    theirs = {sample.image for sample in elsewhere}
+    theirs = set(map(id, elsewhere))  # not the paths: the folder may be a part of the run's own
     alike = duplicates.identical_files([*samples, *elsewhere])
-    both = [members for members in alike if any(sample.image in theirs for sample in members)]
-    return {sample.id for members in both for sample in members if sample.image not in theirs}
+    both = [members for members in alike if any(id(sample) in theirs for sample in members)]
+    return {sample.id for members in both for sample in members if id(sample) not in theirs}
 
 
 def _with_notes(selection: Selection, split: Split, *, ids: set[str] | None = None) -> Selection:
@@ -248,8 +248,17 @@ def tiling_of_scores(paths: Sequence[Path]) -> Tiling | None:
     """
     first, *others = [_evaluation_beside(path).get("tiling") for path in paths]
     if any(other != first for other in others):
-        raise InputError(f"--scores_csv={','.join(map(str, paths))}: of images cut into different tiles, or only some")
-    return None if first is None else Tiling(*map(tuple, first))
+        raise InputError(
+            f"--scores_csv={','.join(map(str, paths))}: of images cut into different tiles, or only some; an "
+            "evaluation of before tiles were noted has to be made anew"
+        )
+    if first is None:
+        return None
+    try:
+        (height, width), (down, right) = first
+        return Tiling((int(height), int(width)), (int(down), int(right)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--scores_csv={paths[0]}: beside it is a metrics.json of tiling {first!r}") from error
 
 
 def _evaluation_beside(scores: Path) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def load(
     sidecar = read_sidecar(graph)
     weights_sha256 = sidecar.get("weights_sha256")
     try:
-        config = config_lib.from_dict(sidecar["config"])
+        config = config_lib.from_saved(sidecar["config"])
         own = sidecar["calibration"]
         own = None if own is None else calibrations.from_json(own)
         classes = tuple(sidecar["classes"])

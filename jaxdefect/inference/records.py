@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdefect.inference import coco
+from jaxdefect.inference.files import RESULT_FOLDERS
 from jaxdefect.training import runs
 from jaxdefect.types import Defect, InputError, Verdict
 
@@ -106,18 +107,25 @@ def exclusive(out: Path, shard: Shard | None = None) -> Iterator[None]:
         yield
 
 
-def read(path: Path) -> Iterator[Record]:
-    """The records of a table, one after the other; a last line that a crash left half written is none.
+def read(path: Path, *, may_be_cut: bool = False) -> Iterator[Record]:
+    """The records of a table, one after the other.
+
+    Args:
+      path: of the table.
+      may_be_cut: a last line that a crash left half written, after whole ones, is none.
 
     Raises:
-      InputError: the file is not a table of predictions.
+      InputError: the file cannot be read, or is not a table of predictions.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield _record(json.loads(line))
-    except (OSError, ValueError, TypeError) as error:
+            for number, line in enumerate(file):
+                if may_be_cut and number > 0 and not line.endswith("\n"):
+                    return
+                yield _record(json.loads(line))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give another output folder") from error
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not a table of predictions; move it away or give another output folder") from error
 
 
@@ -241,10 +249,25 @@ class UnusableNameError(InputError):
     """An image's name gives none for its results: too long, or what another has as a folder."""
 
 
+@contextlib.contextmanager
+def results_of(image_id: str, out: Path) -> Iterator[None]:
+    """Tells an image's name that cannot be used from an output folder that cannot.
+
+    Raises:
+      UnusableNameError: an image's own result cannot be written for its name.
+    """
+    try:
+        yield
+    except InputError as error:
+        folders = [out / name for name in RESULT_FOLDERS]
+        is_name = isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_NAME
+        if not is_name or any(folder.exists() and not folder.is_dir() for folder in folders):
+            raise
+        raise UnusableNameError(f"{image_id}: no file can have the name of its results; rename the image") from error
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What to tell the user."""
-    if error.errno in _OF_THE_NAME:
-        return UnusableNameError(f"{path}: cannot be written ({error.strerror}); rename the image")
     return InputError(
         f"{path}: cannot be written ({error.strerror}); check the space and the permissions there, or give another "
         "output folder"

@@ -187,6 +187,7 @@ def _journal(out: Path) -> Iterator[Callable[[Record], None]]:
             # Where the image's name allows no file, its line must do.
             with (
                 contextlib.suppress(records.UnusableNameError),
+                records.results_of(record.id, out),
                 records.whole_file(out / record_path(record.id)) as temporary,
             ):
                 temporary.write_text(records.line(record), encoding="utf-8")

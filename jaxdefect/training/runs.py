@@ -48,7 +48,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
             raise InputError(
                 f"--workdir={workdir}: not the directory of a run, {name} is missing; train one with launch.train"
             )
-    config = config_lib.from_dict(_read_json(workdir / _CONFIG))
+    config = config_lib.from_saved(_read_json(workdir / _CONFIG))
     return Run(workdir, config, splits.load(workdir / _SPLIT), _read_targets(workdir, config))
 
 
@@ -61,7 +61,7 @@ def check_config(workdir: Path, config: Config) -> None:
     if not (workdir / _CONFIG).exists():
         return
     # Through the config, so that a setting that is newer than the run has its default.
-    before = config_lib.to_dict(config_lib.from_dict(_read_json(workdir / _CONFIG)))
+    before = config_lib.to_dict(config_lib.from_saved(_read_json(workdir / _CONFIG)))
     lines = structure.difference(before, config_lib.to_dict(config))
     if lines:
         raise InputError(
@@ -90,15 +90,17 @@ def locked(path: Path, *, refusal: str) -> Iterator[None]:
     A file system that has no locks gets a warning.
 
     Raises:
-      InputError: with `refusal`, another one is there.
+      InputError: with `refusal`, another one is there; or the file cannot be made.
     """
-    lock = filelock.FileLock(path, timeout=0)
+    lock = filelock.FileLock(path, timeout=0, mode=0o666)  # others may lock what this user locked before
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise InputError(refusal) from error
     except NotImplementedError:
         _LOGGER.warning("%s: the file system has no locks; see to it that one process at a time is there", path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); check the permissions there") from error
     try:
         yield
     finally:
@@ -132,6 +134,7 @@ def open_run(workdir: Path, config: Config, samples: Sequence[Sample], *, split:
         checks.check_samples([sample for sample in samples if sample.id in used])
     splits.check_training(split, samples, config)  # before files that would keep the split are written
     train = pipeline.training_samples(samples, split, config.data)
+    _check_warmup(train, config)
     targets = pipeline.make_targets(train, config)
     splits.save(split, path)
     _write(workdir / _TARGETS, json.dumps(dataclasses.asdict(targets)) + "\n")
@@ -188,6 +191,19 @@ def git_commit() -> str | None:
     except OSError:  # git is not installed
         return None
     return done.stdout.strip() or None
+
+
+def _check_warmup(train: Sequence[Sample], config: Config) -> None:
+    """Raises `InputError` where a stage ends before the learning rate has warmed up."""
+    steps_per_epoch = config.training.steps_per_epoch or pipeline.steps_per_epoch(
+        train, batch_size=config.training.batch_size
+    )
+    warmup_steps, num_epochs = config.optimizer.warmup_steps, config.training.epochs
+    if 0 < num_epochs * steps_per_epoch <= warmup_steps:  # without steps there is no data, which is said later
+        raise InputError(
+            f"config.optimizer.warmup_steps = {warmup_steps}: a stage has {num_epochs} epochs of {steps_per_epoch} "
+            "steps, so its learning rate would never be reached; lower it or train longer"
+        )
 
 
 def _read_targets(workdir: Path, config: Config) -> Targets:

@@ -46,19 +46,9 @@ class Stage(NamedTuple):
 
 
 def stages(config: Config, *, steps_per_epoch: int) -> tuple[Stage, ...]:
-    """Joint training is one stage; two-stage training is segmentation, then decision on the frozen segmentation.
-
-    Raises:
-      InputError: a stage ends before the learning rate has warmed up.
-    """
+    """Joint training is one stage; two-stage training is segmentation, then decision on the frozen segmentation."""
     num_epochs = config.training.epochs
     num_steps = num_epochs * steps_per_epoch
-    warmup_steps = config.optimizer.warmup_steps
-    if 0 < num_steps <= warmup_steps:  # without steps there is no data, which is said later
-        raise InputError(
-            f"config.optimizer.warmup_steps = {warmup_steps}: a stage has {num_epochs} epochs of {steps_per_epoch} "
-            "steps, so its learning rate would never be reached; lower it or train longer, in a new --workdir"
-        )
     if config.training.stages == "joint":
         balance = schedules.balance(config.loss, steps_per_epoch=steps_per_epoch, num_epochs=num_epochs)
         return (Stage("joint", 0, num_steps, ".*", balance),)

@@ -10,6 +10,7 @@ import pytest
 
 from jaxdefect.config import from_dict
 from jaxdefect.data import readers
+from jaxdefect.inference import calibration_images
 from jaxdefect.inference.calibration_images import read_scores, select, tiling_of_scores
 from jaxdefect.training.runs import Run
 from jaxdefect.types import InputError, Sample, Split, Targets
@@ -61,6 +62,8 @@ def test_parts_lists_and_folders_are_found_and_their_weakness_is_said(run, tmp_p
     assert ([sample.image.parent for sample in elsewhere.samples], elsewhere.num_trained) == ([other, other], 0)
     shutil.copy(samples[0].image, other / "b.png")  # "a", which the network was trained on
     assert select(opened, samples, str(other)).num_trained == 1
+    same = [dataclasses.replace(samples[0])]  # as a part of the run's own folder names it
+    assert calibration_images._copied(samples, same) == {"a"}
 
 
 def test_what_is_not_there_is_named(run, tmp_path):

@@ -209,6 +209,12 @@ def test_shards_share_the_images_and_their_tables_merge_to_that_of_one_process(
         del record["seconds"]
     assert merged == expected
     assert (out / "defects.json").read_text() == (alone / "defects.json").read_text()
+    table = out / "predictions-1-of-2.jsonl"
+    whole = table.read_text()
+    table.write_text(whole[:-20])
+    with pytest.raises(InputError, match=r"predictions-1-of-2\.jsonl: not a table of predictions"):
+        run_main(monkeypatch, predictor, "--merge", f"--out={out}")
+    table.write_text(whole)
     judged_otherwise = dataclasses.replace(predictor, calibration=Calibration(0.2, 0.5, "validation", 3))
     run_main(monkeypatch, judged_otherwise, f"--images={folder}", f"--out={out}", "--shard=1/2")
     with pytest.raises(InputError, match=r"different thresholds, e\.g\. 0\.2 and 0\.5"):
@@ -278,7 +284,7 @@ def test_usage_errors_name_what_is_wrong(folder, tmp_path, predictor, monkeypatc
         ([f"--images={folder}/*.gif", "--out=o"], "no image there"),
         ([f"--images={folder}/*/../x.png", "--out=o"], r"'\.\.' after a wildcard"),
         ([f"--images={folder}", f"--out={folder}"], "cannot take the results too"),
-        ([f"--images={folder}", f"--out={folder}/x.png"], "x.png.*cannot be written"),
+        ([f"--images={folder}", f"--out={folder}/x.png"], "x.png.*cannot be written.*another output folder"),
     ):
         with pytest.raises(InputError, match=message):
             run_main(monkeypatch, predictor, *arguments)

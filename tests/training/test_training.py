@@ -26,12 +26,14 @@ from jaxdefect.config import (
     SplitConfig,
     SyntheticConfig,
     TrainingConfig,
+    from_dict,
+    to_dict,
 )
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.model_config import SegDecConfig
 from jaxdefect.models import few_channels, winograd
 from jaxdefect.training import checkpoint, loop, runs, state, step, traced
-from jaxdefect.types import InputError
+from jaxdefect.types import InputError, Split
 
 
 @pytest.fixture(scope="module")
@@ -403,9 +405,22 @@ def test_training_stops_when_the_chosen_figure_no_longer_improves(
     assert checkpoint.restore_variables(tmp_path, config=stopping, which="best")[1] in (2, 3, 4)
 
 
-def test_a_warm_up_that_does_not_end_within_a_stage_is_named(config: Config) -> None:
-    training = dataclasses.replace(config.training, stages="two_stage", epochs=3)
+def test_a_warm_up_that_does_not_end_within_a_stage_is_named_before_the_run_begins(
+    config: Config, tmp_path: Path
+) -> None:
+    training = dataclasses.replace(config.training, epochs=3, steps_per_epoch=2)
     config = dataclasses.replace(config, training=training, optimizer=OptimizerConfig(warmup_steps=6))
     with pytest.raises(InputError, match=r"warmup_steps = 6: .*3 epochs of 2 steps.*lower it or train longer"):
-        state.stages(config, steps_per_epoch=2)
-    assert len(state.stages(config, steps_per_epoch=3)) == 2
+        loop.train(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()  # so that the command with another number begins the run
+    assert not (tmp_path / "split.json").exists()
+
+
+def test_a_run_of_settings_that_are_refused_today_is_still_read(config: Config, tmp_path: Path) -> None:
+    values = to_dict(config)
+    values["loss"]["decay_feedback"] = 0.1  # without an effect beside this balance
+    with pytest.raises(InputError, match="decay_feedback"):
+        from_dict(values)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    splits.save(Split(train=("a",), validation=(), test=(), masked=()), tmp_path / "split.json")
+    assert runs.load(tmp_path).config.loss.decay_feedback == 0.1

@@ -226,17 +226,16 @@ def _check_two_stage(config: "Config") -> None:
 
 
 def _check_batch_norm(config: "Config") -> None:
+    """The image pooling of DeepLabv3+ has one pixel per image, which varies over the batch only."""
     model, batch_size = config.model, config.training.batch_size
-    if (
-        isinstance(model, SegDecConfig)
-        and model.segmentation == "deeplab"
-        and model.norm == "batch"
-        and batch_size == 1
-    ):
-        raise InputError(
-            "config.training.batch_size = 1: cannot be used with config.model.segmentation = 'deeplab' and "
-            "config.model.norm = 'batch': its image pooling has one pixel per image, which varies over the batch only; "
-            "set it to 2 or more, or config.model.norm = 'feature'"
+    if isinstance(model, SegDecConfig) and model.segmentation == "deeplab":
+        _refuse(
+            f"model.segmentation = 'deeplab' and config.model.norm = {model.norm!r}",
+            (
+                model.norm == "batch" and batch_size == 1,
+                f"training.batch_size = {batch_size}",
+                "its image pooling sees one pixel per image: set it to 2 or more, or config.model.norm = 'feature'",
+            ),
         )
 
 

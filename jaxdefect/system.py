@@ -81,7 +81,6 @@ def _train_ensemble(config: Config, workdir: Path, *, goes_on: bool) -> int:
         directory: dataclasses.replace(member, data=dataclasses.replace(config.data, only_class=name))
         for directory, name in directories.items()
     }
-    loop.check_disk(configs)
     CONSOLE.print(f"{workdir}: an ensemble of {len(classes)} detectors, for {', '.join(classes)}")
     if config.ensemble.training == "stacked":
         by_directory = {directory: parts[name] for directory, name in directories.items()}
@@ -89,6 +88,7 @@ def _train_ensemble(config: Config, workdir: Path, *, goes_on: bool) -> int:
             return stacked.train(configs, parts=by_directory, goes_on=goes_on)
         except stacked.Apart as error:
             CONSOLE.print(f"one after another: {error}")
+    loop.check_disk(configs)
     *_, last = directories
     for directory, name in directories.items():
         if code := loop.train(configs[directory], directory, part=parts[name], goes_on=goes_on or directory != last):

@@ -5,17 +5,14 @@ Random choices are those of `strata`, by the seed; of the supervision, a smaller
 
 import collections
 import dataclasses
-import io
 import json
-import pickle
-import pickletools
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxdefect.config import Config, SplitConfig
-from jaxdefect.data import duplicates, strata
+from jaxdefect.data import duplicates, plain_pickle, strata
 from jaxdefect.types import InputError, Sample, Split
 
 PARTS = ("train", "validation", "test")
@@ -245,7 +242,7 @@ def _official_pickle(samples: Sequence[Sample], config: SplitConfig) -> Split:
     (train, test[, validation]) with one flat list each, the names being images (KolektorSDD2, Severstal).
     """
     path = existing_path(config)
-    content = _restricted_unpickle(path)
+    content = plain_pickle.load(path)
     if not isinstance(content, list | tuple) or len(content) not in (2, 3):
         raise InputError(f"{path}: not an official split: (train, test[, validation]) lists wanted")
     members = _names_to_ids(samples)
@@ -271,45 +268,6 @@ def _official_pickle(samples: Sequence[Sample], config: SplitConfig) -> Split:
         masked=tuple(item for item in masked if by_id[item].group not in validation),
         source=source,
     )
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Builds containers, strings and numbers only: whatever would import or call something is refused."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, and a split needs no code")
-
-
-_BROKEN_PICKLE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    OverflowError,
-    RecursionError,
-)
-
-
-def _check_memo(data: bytes) -> None:
-    """Refuses places of the unpickler's memo beyond the file's length: it would allocate all places before them."""
-    for opcode, place, _ in pickletools.genops(data):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place is not None and place >= len(data):
-            raise pickle.UnpicklingError(f"place {place} of its memo in a file of {len(data)} bytes")
-
-
-def _restricted_unpickle(path: Path) -> Any:
-    try:
-        data = path.read_bytes()
-        _check_memo(data)
-        return _RestrictedUnpickler(io.BytesIO(data)).load()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the split pickle: {error.strerror}") from error
-    except _BROKEN_PICKLE as error:
-        raise InputError(f"{path}: not a pickle of plain lists, refused: {error}") from error
 
 
 def _pairs(entries: Any, fold: int, path: Path) -> list[tuple[str, bool]]:

@@ -15,8 +15,9 @@ import numpy as np
 from jaxdefect.data.sources import DecodedImage, open_image
 from jaxdefect.inference import ensemble, records
 from jaxdefect.inference.files import MAP_FOLDER, OVERLAY_FOLDER, RESULT_FOLDERS, record_path, result_path
+from jaxdefect.inference.judgement import Result
 from jaxdefect.inference.map_files import MAP_SUFFIXES, MapFormat, write_map, write_overlay
-from jaxdefect.inference.predictor import Predictor, Result
+from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.records import Record, Shard
 from jaxdefect.inference.tiles import Prepared
 from jaxdefect.types import InputError, UnreadableImageError

@@ -185,7 +185,7 @@ def from_json(values: dict[str, Any]) -> Calibration:
         images=_optional(_images_from_json, values.get("images")),
         num_trained=int(values.get("num_trained", 0)),
         weights_sha256=values.get("weights_sha256"),
-        tiling=_optional(_tiling_from_json, values.get("tiling")),
+        tiling=_optional(tiling_from_json, values.get("tiling")),
     )
 
 
@@ -193,7 +193,8 @@ def _optional(convert: Any, value: Any) -> Any:
     return None if value is None else convert(value)
 
 
-def _tiling_from_json(values: list[list[int]]) -> Tiling:
+def tiling_from_json(values: list[list[int]]) -> Tiling:
+    """Raises `ValueError` or `TypeError` where JSON's lists are no tiling."""
     (height, width), (down, right) = values
     return Tiling((int(height), int(width)), (int(down), int(right)))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxdefect.config import DataConfig
 from jaxdefect.data import duplicates, pipeline, readers
-from jaxdefect.inference.calibration import CalibrationImages
+from jaxdefect.inference.calibration import CalibrationImages, tiling_from_json
 from jaxdefect.inference.tiles import Tiling
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample, Split
@@ -255,8 +255,7 @@ def tiling_of_scores(paths: Sequence[Path]) -> Tiling | None:
     if first is None:
         return None
     try:
-        (height, width), (down, right) = first
-        return Tiling((int(height), int(width)), (int(down), int(right)))
+        return tiling_from_json(first)
     except (TypeError, ValueError) as error:
         raise InputError(f"--scores_csv={paths[0]}: beside it is a metrics.json of tiling {first!r}") from error
 

@@ -13,7 +13,7 @@ from jaxdefect.config import Config, DataConfig
 from jaxdefect.data.pipeline import load
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.defects import ImageDefects, compare
-from jaxdefect.inference.predictor import Judgement
+from jaxdefect.inference.judgement import Judgement
 from jaxdefect.inference.tiles import Tiling
 from jaxdefect.metrics.pixel import pixel_counts
 from jaxdefect.overlay import map_to_image_size

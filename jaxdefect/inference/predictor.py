@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,12 @@ from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference import devices, ensemble, exported, four_stage, logistic, streaming, tiles
 from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.components import defects_of, runs_of, runs_without
-from jaxdefect.inference.pixel_map import PixelMap
+from jaxdefect.inference.judgement import Judgement, Result
 from jaxdefect.inference.tiles import Assembly, Prepared, Tiling, check_tiling, make_tiling
 from jaxdefect.models import hoisting
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.training import runs
-from jaxdefect.types import Defect, InputError, Prediction, Verdict
+from jaxdefect.types import InputError, Prediction, Verdict
 
 # (variables, images [B, H, W, C]) -> {"decision": logits [B], "probability": maps [B, h, w]}, float32; of an ensemble
 # of K detectors the decisions are [B, K], and "class_probability" [B, K, h, w] has the map of each.
@@ -50,39 +50,6 @@ def compile_forward(apply: Callable[..., Any]) -> Forward:
         return {name: outputs[name].astype(jnp.float32) for name in ("decision", "probability")}
 
     return forward
-
-
-class Result(NamedTuple):
-    """What a predictor says of one image of any size; `Predictor.with_defects` adds the defects.
-
-    `score` in [0, 1], float64. `class_scores`: of an ensemble, by class. `map`: read by rows, at the image's size.
-    `raw_score`: as a `Judgement` has it.
-    """
-
-    score: float
-    map: PixelMap
-    source: ImageSource
-    class_scores: Mapping[str, float] = {}
-    defects: tuple[Defect, ...] = ()
-    raw_score: float | None = None
-
-
-class Judgement(NamedTuple):
-    """What a predictor says of one image.
-
-    `score` in [0, 1], float64. `probability` [h, w] float32 in [0, 1]; its cells as `overlay.map_to_image_size` takes
-    `stride`. `class_scores`: of an ensemble, by class. With a classifier, `defects` are those that it accepted, and
-    `detected` the map before it rejected the others. `raw_score`: the score before its calibration made a probability
-    of it; None where there is none.
-    """
-
-    score: float
-    probability: np.ndarray
-    stride: int
-    class_scores: Mapping[str, float] = {}
-    defects: tuple[Defect, ...] = ()
-    detected: np.ndarray | None = None
-    raw_score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

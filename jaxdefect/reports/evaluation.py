@@ -166,7 +166,7 @@ def evaluation_metrics(
         **calibration_metrics(evaluation, calibration),
         "checkpoint_step": evaluation.checkpoint_step,
         "weights_sha256": evaluation.weights_sha256,
-        "tiling": evaluation.tiling and list(map(list, evaluation.tiling)),
+        "tiling": evaluation.tiling,
         "config": str(Path(workdir) / "config.json"),
         "versions": runs.versions(),
     }

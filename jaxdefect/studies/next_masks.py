@@ -5,6 +5,7 @@ and how far each network's map contradicts its own decision.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import numpy as np
 from rich.table import Table
 from scipy import stats
 
-from jaxdefect.data import readers, splits
-from jaxdefect.inference.evaluation import score
-from jaxdefect.inference.predictor import Judgement, Predictor
+from jaxdefect.data import pipeline, readers, splits
+from jaxdefect.inference.judgement import Judgement
+from jaxdefect.inference.predictor import Predictor
 from jaxdefect.reports import files
 from jaxdefect.studies import tables
 from jaxdefect.training import runs
@@ -68,8 +69,10 @@ def rank_runs(workdirs: Sequence[Path], *, num_masks: int, out: Path) -> list[Ca
     unmasked = [by_id[id] for id in split.train if id in by_id and by_id[id].label and id not in masked]
     if not unmasked:
         raise InputError(f"--workdirs={workdirs[0]}: every training positive has its mask already; nothing to rank")
-    scored = [score(predictor, unmasked, batch_size=_BATCH) for predictor in predictors]
-    signs = [_signs([one.judgement for one in of_image]) for of_image in zip(*scored, strict=True)]
+    images = (pipeline.load(sample, predictors[0].config.data)[0] for sample in unmasked)
+    streams = zip(predictors, itertools.tee(images, len(predictors)), strict=True)
+    judged = [predictor.judge_each(stream, batch_size=_BATCH) for predictor, stream in streams]
+    signs = [_signs(of_image) for of_image in zip(*judged, strict=True)]
     ranked = rank([sample.id for sample in unmasked], np.array(signs))
     rows = [(one.rank, one.id, one.disagreement, one.conflict) for one in ranked]
     files.write(out / "next_masks.csv", files.to_csv(("rank", "id", "disagreement", "conflict"), rows))

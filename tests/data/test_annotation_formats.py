@@ -10,9 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import tifffile
 
-from jaxdefect.data import annotation, exif
+from jaxdefect.data import annotation
 from jaxdefect.data.readers import coco, labelme, via
 from jaxdefect.types import InputError, Sample
 
@@ -38,12 +37,6 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[top:bottom, left:right] = True
     return mask
-
-
-def test_a_turned_tiff_is_no_ground_to_draw_on(tmp_path: Path):
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, np.zeros((8, 8), np.uint8), extratags=[(274, "H", 1, 3, True)])
-    assert exif.orientation(path) == 3
 
 
 def turn(path: Path, *, order: str, orientation: int) -> None:

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from jaxdefect.data import images, patches, sources
+from jaxdefect.data import exif, images, patches, sources
 from jaxdefect.data.images import read_image, to_unit_range
 from jaxdefect.types import InputError, Window
 
@@ -63,6 +63,7 @@ def test_a_tiff_is_not_turned(tmp_path: Path, orientation: int, compression: str
     PIL.Image.fromarray(stored).save(path, compression=compression, tiffinfo={274: orientation})
     np.testing.assert_array_equal(images.read_pixels(path, num_channels=1)[..., 0], stored)
     assert images.image_size(path) == stored.shape
+    assert exif.orientation(path) == orientation  # so that regions drawn on it are refused
 
 
 def test_alpha_is_dropped_from_a_tiff_and_where_it_cannot_be_the_file_is_refused(tmp_path: Path):

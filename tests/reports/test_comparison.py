@@ -16,7 +16,8 @@ from jaxdefect.config import Config, from_dict, to_dict
 from jaxdefect.data import readers, splits
 from jaxdefect.inference import calibration as calibrations
 from jaxdefect.inference.calibration import Calibration
-from jaxdefect.inference.predictor import Judgement, Predictor
+from jaxdefect.inference.judgement import Judgement
+from jaxdefect.inference.predictor import Predictor
 from jaxdefect.reports import comparison_page, evaluation, files, pages
 from jaxdefect.reports.comparison_page import run_comparison
 from jaxdefect.training import runs

@@ -28,7 +28,7 @@ from jaxdefect.inference.evaluation import (
     select_gallery,
     worst_masks,
 )
-from jaxdefect.inference.predictor import Judgement
+from jaxdefect.inference.judgement import Judgement
 from jaxdefect.reports import evaluation as report
 from jaxdefect.reports import pages, plots
 from jaxdefect.reports.breakdown import Breakdown

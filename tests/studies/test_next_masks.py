@@ -8,7 +8,7 @@ import pytest
 from jaxdefect import config as config_lib
 from jaxdefect.config import Config
 from jaxdefect.data import splits
-from jaxdefect.inference.predictor import Judgement
+from jaxdefect.inference.judgement import Judgement
 from jaxdefect.studies import next_masks
 from jaxdefect.types import InputError, Split
 

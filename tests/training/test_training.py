@@ -26,14 +26,12 @@ from jaxdefect.config import (
     SplitConfig,
     SyntheticConfig,
     TrainingConfig,
-    from_dict,
-    to_dict,
 )
 from jaxdefect.data import pipeline, readers, splits
 from jaxdefect.model_config import SegDecConfig
 from jaxdefect.models import few_channels, winograd
 from jaxdefect.training import checkpoint, loop, runs, state, step, traced
-from jaxdefect.types import InputError, Split
+from jaxdefect.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -414,13 +412,3 @@ def test_a_warm_up_that_does_not_end_within_a_stage_is_named_before_the_run_begi
         loop.train(config, tmp_path)
     assert not (tmp_path / "config.json").exists()  # so that the command with another number begins the run
     assert not (tmp_path / "split.json").exists()
-
-
-def test_a_run_of_settings_that_are_refused_today_is_still_read(config: Config, tmp_path: Path) -> None:
-    values = to_dict(config)
-    values["loss"]["decay_feedback"] = 0.1  # without an effect beside this balance
-    with pytest.raises(InputError, match="decay_feedback"):
-        from_dict(values)
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    splits.save(Split(train=("a",), validation=(), test=(), masked=()), tmp_path / "split.json")
-    assert runs.load(tmp_path).config.loss.decay_feedback == 0.1

@@ -1,6 +1,6 @@
 """Exports every architecture to every format and compares it there with the original, on images of your own.
 
-    python -m benchmarks.export_formats --images=KolektorSDD --size=352,128
+    python -m benchmarks.export_formats '--images=KolektorSDD/**/*.jpg' --size=352x128
 
 The weights are initial ones; batch norm has the statistics of these images. Prints a Markdown table: differences as
 `jaxdefect.interop.checking.Check` has them, and the median time of an image alone, of JAX and of the format's runtime.

@@ -58,7 +58,7 @@ _TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 0.3}
 # Of what a step changes in the outputs, which is a small part of them; that of a gradient that is 0 differs by 1.
 _STEP_TOLERANCE = {"float32": 0.05, "tf32": 0.5, "bfloat16": 0.75}
 _RESTLESS = 1.5  # the slowest turn of a side, as a multiple of its fastest
-_WARM_S, _CALLS_OF_A_TURN = 0.3, 20  # on a GPU
+_CALLS_OF_A_TURN = 20  # on a GPU
 
 
 def _serve(connection: Connection, case: Case, setting: str, device: str) -> None:
@@ -95,7 +95,7 @@ def _turn(call: Callable[[], Any], *, is_on_cpu: bool) -> float:
     """Seconds of the second call; on a GPU, whose clock falls while others have their turn, the median of many."""
     start = time.perf_counter()
     call()
-    while not is_on_cpu and time.perf_counter() - start < _WARM_S:
+    while not is_on_cpu and time.perf_counter() - start < measure.WARM_S:
         call()
     return measure.time_calls(call, repetitions=1 if is_on_cpu else _CALLS_OF_A_TURN, warmup=0).median
 

@@ -27,7 +27,14 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=_EPSILON)
+        # `instance_norm` gives its result in the other layout where the channels are last.
+        if len(x) == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=_EPSILON)
+        if x.is_contiguous():
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=_EPSILON)
+        variance, mean = torch.var_mean(x.float(), (2, 3), correction=0, keepdim=True)
+        scale = torch.rsqrt(variance + _EPSILON) * self.weight[:, None, None]
+        return (x * scale + (self.bias[:, None, None] - mean * scale)).to(x.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -159,21 +166,12 @@ class Regression(nn.Module):
         """[B, C, H, W] -> severities [B, 1, H/4, W/4] and their share of the largest, at its maximum, [B]."""
         x = F.relu(self.conv1(self.input_norm(image)))
         for conv in (self.conv2, None):
-            # Flax's SAME padding at stride 2: none before, one after.
-            x = F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2, count_include_pad=False) * _inside(x)
+            # Flax's SAME padding at stride 2: none before, one after, which is not counted.
+            x = F.avg_pool2d(x, 3, 2, ceil_mode=True, count_include_pad=False)
             x = x if conv is None else F.relu(conv(x))
         x = F.relu(self.conv3(self.activation(self.stage2(self.stage1(x)))))
         severity = self.severity(x)
         return severity, (severity / MAX_SEVERITY).clamp(0, 1).amax((1, 2, 3))
-
-
-def _inside(x: Tensor) -> Tensor:
-    """What a mean over 3x3 with one row and column of zeros must be multiplied with at the far edges."""
-    height, width = x.shape[2] // 2, x.shape[3] // 2
-    factor = torch.ones(1, 1, height, width, device=x.device, dtype=x.dtype)
-    factor[:, :, -1] *= 1.5
-    factor[:, :, :, -1] *= 1.5
-    return factor
 
 
 class ConvBatchNorm(nn.Module):

@@ -125,7 +125,7 @@ class OptimizerConfig:
     learning_rate: float = 0.1
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0 over each stage
     warmup_steps: int = 0  # at the start of each stage
-    momentum: float = 0.9
+    momentum: float = 0.9  # "momentum" only
     weight_decay: float = 1e-4  # AdamW only
     gradient_clip: float = 0.0  # largest global norm; 0: no clipping
 
@@ -143,7 +143,7 @@ class TrainingConfig:
     scan_steps: int = 0
     ema_decay: float = 0.0  # of the weights used for evaluation; 0: the weights themselves
     validate_every_epochs: int = 1
-    checkpoint_every_epochs: int = 1
+    checkpoint_every_epochs: int = 1  # besides those that are validated, which are all saved
     select: Literal["best", "last"] = "best"  # the checkpoint that evaluation uses; "best" on the validation images...
     select_by: Literal["average_precision", "segmentation_loss", "accuracy"] = "average_precision"  # ...by this figure
     patience_epochs: int = 0  # stop when that figure has not improved for so many epochs; 0: train to the end

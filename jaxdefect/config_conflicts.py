@@ -20,6 +20,7 @@ def check_conflicts(config: "Config") -> None:
     """
     for check in (
         _check_sizes,
+        _check_data,
         _check_split,
         _check_loss,
         _check_decision,
@@ -61,6 +62,31 @@ def _check_sizes(config: "Config") -> None:
         )
 
 
+def _check_data(config: "Config") -> None:
+    """What changes the target of a segmentation, and not a severity; distance weights by halves."""
+    data = config.data
+    is_severity, advice = data.target == "severity", "a severity is of the mask as it is: set it to"
+    _refuse(
+        f"data.target = {data.target!r}",
+        *(
+            (is_severity and value != neutral, f"data.{name} = {value!r}", f"{advice} {neutral!r}")
+            for name, value, neutral in (
+                ("dilation_px", data.dilation_px, 0),
+                ("annotation", data.annotation, "mask"),
+                ("distance_weight_max", data.distance_weight_max, 0),
+            )
+        ),
+    )
+    _refuse(
+        f"data.distance_weight_max = {data.distance_weight_max}",
+        (
+            data.distance_power > 0 and data.distance_weight_max == 0,
+            f"data.distance_power = {data.distance_power}",
+            "without weights it has no effect: set that above 0, or it to 0",
+        ),
+    )
+
+
 def _check_split(config: "Config") -> None:
     split = config.split
     if 0 <= split.num_positives < split.num_masks:
@@ -72,6 +98,15 @@ def _check_split(config: "Config") -> None:
         raise InputError(
             f"config.split.duplicates = 'together': config.split.kind = {split.kind!r} has its parts; use 'drop'"
         )
+    patience, has_own_parts = config.training.patience_epochs, split.kind in ("manifest", "official_pickle")
+    _refuse(
+        f"split.validation_fraction = {split.validation_fraction}",
+        (
+            patience > 0 and split.validation_fraction == 0 and not has_own_parts,
+            f"training.patience_epochs = {patience}",
+            "without validation images no figure would stop the training: set that above 0, or it to 0",
+        ),
+    )
 
 
 def _check_loss(config: "Config") -> None:
@@ -174,6 +209,13 @@ def _check_architecture(config: "Config") -> None:
     """What only classifiers of whole images have, and what they lack."""
     classes, model, select_by = config.data.classes, config.model, config.training.select_by
     name = f"model.architecture = {model.architecture!r}"
+    if isinstance(model, SegDecConfig) and model.segmentation != "segdec":
+        convs, usual = model.num_first_convs, SegDecConfig.num_first_convs
+        _refuse(
+            f"model.segmentation = {model.segmentation!r}",
+            (model.attention, "model.attention = True", "only 'segdec' has it: set it to False"),
+            (convs != usual, f"model.num_first_convs = {convs}", f"only 'segdec' has them: leave it at {usual}"),
+        )
     if not isinstance(model, _CLASSIFIERS):
         _refuse(
             name,

@@ -73,15 +73,13 @@ def overlay(image: np.ndarray, probability: np.ndarray, *, threshold: float = 0.
 
     Args:
       image: [H, W, C] with C = 1 or 3 (RGB); float32 in [0, 1] or uint8.
-      probability: [H, W] float32 in [0, 1]; a map at the network's output resolution is brought to image size first.
+      probability: [H, W] float32 in [0, 1], at image size.
       threshold: the probability at which the contour is drawn.
 
     Returns:
       [H, W, 3] uint8, RGB.
     """
     height, width = image.shape[:2]
-    if probability.shape != (height, width):
-        probability = map_to_image_size(probability.astype(np.float32), height, width)
     blended = np.empty((height, width, 3), np.uint8)
     for start in range(0, height, _BAND_PX):  # what is computed in float32 takes many times the memory of the result
         band = slice(start, start + _BAND_PX)

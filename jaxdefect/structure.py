@@ -56,7 +56,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where} = {value!r}: a section with settings of its own is wanted here")
         return build(typing.cast(type, hint), value, where)
     if origin is Literal:
-        if value in arguments:
+        if any(value == argument and type(value) is type(argument) for argument in arguments):
             return value
         near = difflib.get_close_matches(str(value), map(str, arguments), n=1)
         hint_text = f" (did you mean {near[0]!r}?)" if near else ""

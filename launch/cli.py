@@ -71,7 +71,8 @@ def _join(argv: Sequence[str], lists: Collection[str]) -> list[str]:
         if flag:
             joined.append(f"{flag}={','.join(values)}")
         name, has_value, value = argument.partition("=")
-        flag, values = (name, [value] if has_value else []) if name.lstrip("-") in lists else ("", [])
+        is_list = name.startswith("-") and name.lstrip("-") in lists
+        flag, values = (name, [value] if has_value else []) if is_list else ("", [])
         if not flag:
             joined.append(argument)
     return joined[:-1]
@@ -317,6 +318,8 @@ def _read_values(source: str) -> dict[str, Any]:
             try:
                 values = namespace["get_config"](argument)
             except (TypeError, ValueError) as error:  # it takes no argument, or not this one
+                if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next:
+                    raise  # from within
                 raise InputError(f"--config={source}: {error}") from error
         if isinstance(values, ConfigDict):
             values = values.to_dict()  # raises of a placeholder that is left

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from jaxdefect.interop import checking
 from jaxdefect.interop.export import Export, export
-from jaxdefect.interop.runtimes import RUNTIMES, Format
+from jaxdefect.interop.runtimes import PLATFORMS, RUNTIMES, Format
 from jaxdefect.types import InputError
 from launch import cli
 
@@ -32,12 +32,14 @@ _NUM_IMAGES = flags.DEFINE_integer("num_images", 8, "compare on at most so many"
 _BATCH = flags.DEFINE_string(
     "batch", "symbolic", "images that the graph takes at a time: a number, or symbolic for any"
 )
-_PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda"], "what a StableHLO file runs on: cpu, cuda, rocm, tpu")
+_PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda"], f"what a StableHLO file runs on: {', '.join(PLATFORMS)}")
 
 
 def main(_: Sequence[str]) -> int:
     """Exports, prints the differences; returns the exit code."""
     workdir, kind = cli.required(_WORKDIR), typing.cast(Format, cli.required(_FORMAT))
+    if kind != "stablehlo" and flags.FLAGS["platforms"].present:
+        raise InputError(f"--platforms: of StableHLO files; leave it out with --format={kind}")
     out = Path(_OUT.value) if _OUT.value else Path(workdir) / "export" / kind
     result = export(
         Path(workdir),

@@ -20,6 +20,7 @@ def merge(base: dict, values: dict) -> dict:
     return {name: {**base.get(name, {}), **values.get(name, {})} for name in {**base, **values}}
 
 
+UNDER = {"model": {"segmentation": "unet"}}  # the decision network
 UNTRAINED_DECISION = {"balance": "none", "decision_weight": 0.0}
 UNET = {"model": {"architecture": "unet"}, "loss": UNTRAINED_DECISION}
 MAP_ONLY = {"loss": UNTRAINED_DECISION, "inference": {"decision": "logistic"}}
@@ -60,6 +61,21 @@ def test_an_error_in_a_config_file_is_said_with_its_line(text: str, message: str
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         cli.read_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n  return {}", r"config\.py:x: .*takes 0 positional arguments"),
+        ("def get_config(name):\n  raise ValueError('no such preset')", r"config\.py:x: no such preset"),
+        ("def get_config(name):\n  return name + 1", r"config\.py, line 2: TypeError"),
+    ],
+)
+def test_a_wrong_argument_is_said_and_an_error_behind_it_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        cli.read_config(f"{path}:x")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +217,16 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
             {"classifier": {"augment": {"affine_degrees": 9.0}, "training": {"scan_steps": 3}}},
             r"config\.classifier\.augment\.affine_degrees.* config\.classifier\.training\.scan_steps = 3; .*= 0 to",
         ),
+        (REGRESSION, {"data": {"dilation_px": 3}}, r"dilation_px = 3: .*target = 'severity'.*set it to 0"),
+        (REGRESSION, {"data": {"annotation": "box"}}, r"annotation = 'box': .*'severity'.*set it to 'mask'"),
+        ({}, {"data": {"distance_power": 2}}, r"distance_power = 2\.0: .*distance_weight_max = 0\.0.*no effect"),
+        (
+            {"split": {"validation_fraction": 0.0}},
+            {"training": {"patience_epochs": 3}},
+            r"patience_epochs = 3: .*validation_fraction = 0\.0; without validation images",
+        ),
+        (UNDER, {"model": {"attention": True}}, r"attention = True: .*segmentation = 'unet'.*set it to False"),
+        (UNDER, {"model": {"num_first_convs": 1}}, r"num_first_convs = 1: .*segmentation = 'unet'.*leave it at 2"),
         (REGRESSION, {"data": {"target": "soft"}}, r"target = 'soft'.*'regression' learns the target 'severity'"),
         (UNET, {"loss": {"balance": "linear"}}, r"balance = 'linear'.*'unet'.*balance = 'none'.*decision_weight = 0"),
         (UNET, {"loss": {"balance": "decay"}}, r"balance = 'decay'.*'unet'.*balance = 'none'.*decision_weight = 0"),

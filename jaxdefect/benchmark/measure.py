@@ -14,6 +14,7 @@ from jaxdefect.model_config import Dtype
 from jaxdefect.models import precision
 
 _COPY_BYTES = 2**28  # beyond every cache
+WARM_S = 0.3
 _IN_FLIGHT = 20  # of short calls
 
 
@@ -66,17 +67,21 @@ class Ceilings:
 
 
 def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1, is_short: bool = False) -> Times:
-    """Calls, waiting for every result, `warmup` times without looking at the clock and then `repetitions` times.
+    """Calls, waiting for every result, `warmup` times, of an accelerator for `WARM_S` at least, as its clock falls while
+    it waits; then `repetitions` times.
 
     Args:
       call: returns arrays.
       repetitions: timed ones.
-      warmup: others, before.
+      warmup: others, before, which are not timed.
       is_short: a repetition is the mean of many calls on an accelerator, of which only the last is waited for; starting
         one and waiting takes about as long as a layer.
     """
     in_flight = _IN_FLIGHT if is_short and jax.default_backend() != "cpu" else 1
+    start, is_on_cpu = time.perf_counter(), jax.default_backend() == "cpu"
     for _ in range(warmup):
+        jax.block_until_ready(call())
+    while not is_on_cpu and time.perf_counter() - start < WARM_S:
         jax.block_until_ready(call())
     seconds = []
     for _ in range(repetitions):

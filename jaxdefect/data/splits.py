@@ -148,7 +148,7 @@ def check_training(split: Split, samples: Sequence[Sample], config: Config) -> N
     """Checks that a training of this config finds defects and images without one in the training part.
 
     Patches are defective where a mask says so, and those beside the defects are good; the detector of one class finds
-    its good images among those of the others.
+    its good images among those of the others. A network that trains no decision learns defects from masks alone.
 
     Raises:
       InputError: it does not.
@@ -162,6 +162,13 @@ def check_training(split: Split, samples: Sequence[Sample], config: Config) -> N
     elif config.ensemble.kind == "none":
         ids = set(split.train)
         _check_both_classes([sample for sample in samples if sample.id in ids], "train", needs_negatives=True)
+    has_decision = config.loss.decision_weight > 0 or bool(config.data.classes)
+    if not split.masked and (config.training.stages == "two_stage" or not has_decision):
+        raise InputError(
+            "no defective image of the training part has a mask, and a segmentation learns defects from masks alone; "
+            "draw masks, or see config.split.num_masks. Only a decision trained with it (architecture 'segdec', "
+            "config.training.stages = 'joint', config.loss.decision_weight above 0) can do without"
+        )
 
 
 def _check_unique(ids: Iterable[str], where: str) -> None:

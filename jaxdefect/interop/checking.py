@@ -96,7 +96,7 @@ def _difference(wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray
     probability = logit = 0.0
     for name, original in wanted.items():
         ours, theirs = (np.asarray(value, np.float64) for value in (original, found.get(name, np.nan)))
-        if ours.shape != theirs.shape or not np.isfinite(theirs).all():
+        if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
             return np.inf, np.inf
         if name in _LOGITS:
             logit = max(logit, float(np.max(np.abs(theirs - ours) / np.maximum(1, np.abs(ours)))))

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from jaxdefect.interop.sources import Part, Source
 from jaxdefect.types import InputError
 
 _MEANINGS = {
-    "decision": "logit of the image's score; sigmoid(decision) >= threshold: defective",
     "probability": "map of the defects in [0, 1]",
     "classes": "logits; softmax gives probabilities, the first is 'no defect', then the classes in order",
 }
@@ -67,10 +66,11 @@ def export(
       platforms: what a StableHLO file is to run on.
 
     Raises:
-      InputError: the format's packages are missing; not a run; no such checkpoint or image; an operation that the
-        format lacks; a folder that cannot be written.
+      InputError: the format's packages are missing; a platform as `runtimes.check_platforms` says; not a run; no such
+        checkpoint or image; an operation that the format lacks; a folder that cannot be written.
     """
     runtimes.check_installed(kind)
+    runtimes.check_platforms(platforms)
     checking.cpu()
     source = sources.load(workdir, checkpoint=checkpoint)
     pixels, description = sources.find_check_images(workdir, source.config, images, out=out, num_images=num_images)
@@ -99,6 +99,7 @@ def export(
 
 def _sidecar(source: Source, folder: Path, *, kind: Format, batch: int | None) -> dict[str, Any]:
     data, model = source.config.data, source.config.model
+    meanings = _MEANINGS | {"decision": _meaning_of_decision(source.decision)}
     return {
         "sidecar_version": SIDECAR_VERSION,
         "format": kind,
@@ -110,17 +111,35 @@ def _sidecar(source: Source, folder: Path, *, kind: Format, batch: int | None) -
             "channels": "gray" if data.num_channels == 1 else "RGB",
             "value_range": [0.0, 1.0],
             "normalisation": "pixel / largest value of its type (255, 65535); any other is part of the graph",
-            "fit": data.fit,
+            "fit": "tiles" if (source.decision["calibration"] or {}).get("tiling") else data.fit,
         },
         "map": {"cell_px": model.output_stride, "alignment_stride_px": model.alignment_stride},
-        "graphs": {name: _describe(name, part, folder, batch=batch) for name, part in source.parts.items()},
+        "graphs": {
+            name: _describe(name, part, folder, batch=batch, meanings=meanings) for name, part in source.parts.items()
+        },
         "checkpoint_step": source.parts[MODEL].checkpoint_step,
         **source.decision,
         "config": config_lib.to_dict(source.config),
     }
 
 
-def _describe(name: str, part: Part, folder: Path, *, batch: int | None) -> dict[str, Any]:
+def _meaning_of_decision(decision: Mapping[str, Any]) -> str:
+    """How what `sources` says of the decision is applied to the graph's outputs, for other software."""
+    if decision["classes"]:
+        text = "logits by class; sigmoid(decision[:, k]) >= class_thresholds[k]: a defect of classes[k]"
+        is_joint = (decision["calibration"] or {}).get("images") is not None
+        return f"{text}; of the whole image jaxdefect's joined score decides" if is_joint else text
+    calibration = decision["calibration"] or {}
+    score = "sigmoid(decision)"
+    if calibration.get("logistic") is not None:
+        score = "not this, but sigmoid(a * maximum + b * mean + c) of the map, with calibration.logistic = a, b, c,"
+    if calibration.get("score_map") is not None:
+        score += " through calibration.score_map"
+    three_way = "" if calibration.get("reject_threshold") is None else ", below calibration.reject_threshold: inspect"
+    return f"logit of the image's score; {score} >= threshold: defective{three_way}"
+
+
+def _describe(name: str, part: Part, folder: Path, *, batch: int | None, meanings: Mapping[str, str]) -> dict[str, Any]:
     """What the sidecar says of one graph, its files with their SHA-256."""
     first = "batch" if batch is None else batch
     shape = part.network.image_shape
@@ -130,7 +149,7 @@ def _describe(name: str, part: Part, folder: Path, *, batch: int | None) -> dict
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         "input_shape": [first, *shape],
         "outputs": {
-            output: {"shape": [first, *value.shape[1:]], "meaning": _MEANINGS[output]}
+            output: {"shape": [first, *value.shape[1:]], "meaning": meanings[output]}
             for output, value in outputs.items()
         },
         "classes": list(part.classes),

@@ -19,6 +19,7 @@ from jaxdefect.types import InputError
 
 Format = Literal["stablehlo", "onnx", "openvino"]
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # images [B, H, W, C] float32 -> outputs
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of StableHLO files
 
 
 class Network(NamedTuple):
@@ -63,6 +64,19 @@ def check_installed(kind: Format) -> None:
         )
 
 
+def check_platforms(platforms: Sequence[str]) -> None:
+    """Checks what a StableHLO file is to run on.
+
+    Raises:
+      InputError: an unknown platform; or the CPU, where the comparison runs, is not among them.
+    """
+    given = f"--platforms={','.join(platforms)}"
+    if unknown := [name for name in platforms if name not in PLATFORMS]:
+        raise InputError(f"{given}: {unknown[0]!r} is none of {', '.join(PLATFORMS)}")
+    if "cpu" not in platforms:
+        raise InputError(f"{given}: the comparison with the original runs on the CPU; add cpu")
+
+
 def versions(kind: Format) -> dict[str, str]:
     """The versions of the packages that write and run a format."""
     names = ("jax", "flax", *RUNTIMES[kind].packages)
@@ -72,10 +86,7 @@ def versions(kind: Format) -> dict[str, str]:
 def _write_stablehlo(network: Network, path: Path, batch: int | None, platforms: Sequence[str]) -> None:
     size: Any = jax.export.symbolic_shape("batch")[0] if batch is None else batch
     images = jax.ShapeDtypeStruct((size, *network.image_shape), np.float32)
-    try:
-        program = jax.export.export(jax.jit(network.__call__), platforms=list(platforms))(images)
-    except ValueError as error:
-        raise InputError(f"--platforms={','.join(platforms)}: {error}") from error
+    program = jax.export.export(jax.jit(network.__call__), platforms=list(platforms))(images)
     path.write_bytes(program.serialize())
 
 

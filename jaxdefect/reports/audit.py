@@ -52,7 +52,7 @@ def run_audit(config: Config, directory: Path, *, split: Split | None = None) ->
       split: the split of a run, instead of those that the config means.
 
     Raises:
-      InputError: there is no such data set, or `directory` cannot be written.
+      InputError: there is no such data set or it does not suit the settings, or `directory` cannot be written.
     """
     samples, chosen, problems = _samples_and_splits(config, split)
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -66,12 +66,11 @@ def run_audit(config: Config, directory: Path, *, split: Split | None = None) ->
 
 def _samples_and_splits(config: Config, split: Split | None) -> tuple[list[Sample], dict[str, Split], list[Finding]]:
     """The samples, the splits of them by name, and what is wrong with either; no samples where none can be read."""
-    root = config.data.root
     try:
         samples = readers.read(config.data, as_they_stand=True)
+    except readers.SettingError:
+        raise
     except InputError as error:
-        if not root or not Path(root).is_dir():  # a mistake in the settings, not in the data
-            raise
         return [], {}, [Finding("data", str(error))]
     chosen, problems = ({"the run": split}, []) if split else splits_of(samples, config.split)
     return samples, chosen, problems

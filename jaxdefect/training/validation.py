@@ -14,6 +14,7 @@ from jaxdefect import models, overlay
 from jaxdefect.config import Config, LossConfig
 from jaxdefect.data import pipeline
 from jaxdefect.metrics import image as image_metrics
+from jaxdefect.model_config import SegDecConfig
 from jaxdefect.training.step import loss_terms, place
 from jaxdefect.types import MAX_SEVERITY, Sample, Targets
 
@@ -31,10 +32,12 @@ def make_validation(
 
     Figures: average_precision, roc_auc, false_positives_at_full_recall (None with one class only, or when a decision is
     not finite), and the mean of every loss that the model has (segmentation_loss over the images with masks, None
-    without any); of a classifier also its accuracy.
+    without any); of a classifier also its accuracy. A decision network that is not trained (`loss.decision_weight` 0)
+    says nothing: there the map's maximum ranks the images.
     Strips: [H, W', 3] uint8 of the first positives and negatives; none of a classifier.
     """
     batch_size = config.training.batch_size
+    is_ranked_by_map = isinstance(config.model, SegDecConfig) and config.loss.decision_weight == 0
 
     forward = _compile_forward(module, config.loss)
     chosen = [sample.id for label in (1, 0) for sample in [s for s in samples if s.label == label][: _NUM_STRIPS // 2]]
@@ -48,6 +51,9 @@ def make_validation(
             padded = {key: pipeline.pad(value, batch_size) for key, value in batch.items()}
             outputs = jax.device_get(forward(variables, place(padded, mesh)))
             probability = outputs.pop("probability", None)
+            if is_ranked_by_map:
+                del outputs["decision"], outputs["decision_loss"]
+                outputs["score"] = probability.max(axis=(1, 2))
             for key, value in outputs.items():
                 rows.setdefault(key, []).append(value[:count])
             for key in ("label", "has_mask", *(("class_id",) if "class_id" in batch else ())):
@@ -98,6 +104,8 @@ def _figures(rows: dict[str, np.ndarray]) -> Figures:
 
 def _scores(rows: dict[str, np.ndarray]) -> np.ndarray:
     """How probably each image is defective, [N] float64, so that confident scores keep their order."""
+    if "score" in rows:
+        return rows["score"].astype(np.float64)
     if "decision" in rows:
         return special.expit(rows["decision"].astype(np.float64))
     return 1.0 - special.softmax(rows["classes"].astype(np.float64), axis=-1)[:, 0]

@@ -222,12 +222,12 @@ def write_table(root: Path, text: str) -> Path:
 def test_folder_table_with_and_without_masks(tmp_path: Path):
     text = (
         "image,label,mask,group,classes\n"
-        "images/a.jpg,good,masks/a.png,plate 1,\n"
+        "images/a.jpg,good,masks/a.png,plate 1,OK\n"
         "images/b.jpg,1,,plate 1,scratch dent\n"
         "masks/b.png,defective,masks/b.png,,\n"
     )
     a, b, c = folder.read(write_table(tmp_path, text))
-    assert (a.id, a.label, a.group, a.mask) == ("images/a", 0, "plate 1", tmp_path / "masks/a.png")
+    assert (a.id, a.label, a.group, a.mask, a.classes) == ("images/a", 0, "plate 1", tmp_path / "masks/a.png", ())
     assert (b.id, b.label, b.group, b.mask, b.classes) == ("images/b", 1, "plate 1", None, ("dent", "scratch"))
     assert (c.id, c.label, c.group) == ("masks/b", 1, "masks/b")
     (tmp_path / "labels.csv").write_text("image,label\nimages/a.jpg,0\nimages/b.jpg,1\n")

@@ -31,6 +31,7 @@ CALIBRATION = Calibration(
     pixel_threshold=0.4,
     source="validation",
     checkpoint_step=1,
+    logistic=(2.0, -1.0, 0.1),
     reject_threshold=0.6,
     policy=policies.make("guarantee", alpha=0.1, reject_precision=1.0),
     promise="at most 10 % missed",
@@ -118,6 +119,8 @@ def test_the_sidecar_says_all_that_the_graph_does_not(tmp_path, run):
         "decision": [2],
         "probability": [2, 8, 8],
     }
+    meaning = graph["outputs"]["decision"]["meaning"]
+    assert all(f"calibration.{name}" in meaning for name in ("logistic", "score_map", "reject_threshold"))
     assert (sidecar["input"]["value_range"], sidecar["input"]["channels"]) == ([0, 1], "gray")
     assert (sidecar["threshold"], sidecar["pixel_threshold"]) == (0.3, 0.4)
     assert calibrations.from_json(sidecar["calibration"]) == CALIBRATION
@@ -129,6 +132,16 @@ def test_the_sidecar_says_all_that_the_graph_does_not(tmp_path, run):
     images = [image[..., None].astype(np.float32) / 255 for image in make_images()]
     scores = [[judgement.score for judgement in predictor.judge(images)] for predictor in (found, wanted)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "message"),
+    [(("cuda",), r"--platforms=cuda: .* add cpu"), (("cpu", "gpu"), r"'gpu' is none of cpu, cuda, rocm")],
+)
+def test_platforms_that_are_unknown_or_lack_the_cpu_are_refused(platforms, message, tmp_path, run):
+    with pytest.raises(InputError, match=message):
+        export(run, kind="stablehlo", out=tmp_path / "out", platforms=platforms)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("size", [2e-4, np.nan])
@@ -222,7 +235,9 @@ def test_an_ensemble_is_one_graph_and_its_thresholds_stand_beside_it(kind, tmp_p
     assert result.checks["model"].is_passed
     (path,) = (tmp_path / "out").glob("*.json")
     sidecar = json.loads(path.read_text())
-    assert sidecar["graphs"]["model"]["outputs"]["probability"]["shape"] == ["batch", 2, 8, 8]
+    outputs = sidecar["graphs"]["model"]["outputs"]
+    assert outputs["probability"]["shape"] == ["batch", 2, 8, 8]
+    assert "class_thresholds[k]: a defect of classes[k]" in outputs["decision"]["meaning"]
     assert (sidecar["classes"], sidecar["class_thresholds"]) == (["dent", "scratch"], [0.2, 0.7])
     assert sidecar["class_pixel_thresholds"] == pytest.approx([0.1, 0.35])
     if kind == "stablehlo":

@@ -1,5 +1,6 @@
 """The audit's page and audit.json: complete, safe to open, and of no other file."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_masks_that_keep_a_training_from_starting_are_all_findings(tmp_path: Pat
     assert errors == [("mask_unusable", "1"), ("mask_label", "2"), ("mask_label", "3"), ("mask_label", "8")]
 
 
-def test_what_a_reader_cannot_read_is_an_error_and_a_missing_folder_a_mistake(tmp_path: Path) -> None:
+def test_what_a_reader_cannot_read_is_an_error_and_a_wrong_setting_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,label\ngone.png,1\n")
     config = Config(data=DataConfig(reader="folder", root=str(tmp_path)))
     (finding,) = report.run_audit(config, tmp_path / "out").findings
@@ -84,3 +85,12 @@ def test_what_a_reader_cannot_read_is_an_error_and_a_missing_folder_a_mistake(tm
     assert "labels.csv, line 2: the image 'gone.png' does not exist" in finding.text
     with pytest.raises(InputError, match="no such folder"):
         report.run_audit(Config(data=DataConfig(reader="folder", root=str(tmp_path / "gone"))), tmp_path / "out")
+    (tmp_path / "labels.csv").write_text("image,label,classes\na.png,1,dent\n")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64), np.uint8))
+    sound = DataConfig(reader="folder", root=str(tmp_path))
+    for data, error in (
+        (dataclasses.replace(sound, only_class="scratch"), "none such; its classes are dent"),
+        (dataclasses.replace(sound, masks="soft"), "config.data.masks = 'soft'"),
+    ):
+        with pytest.raises(InputError, match=error):
+            report.run_audit(Config(data=data), tmp_path / "out")

@@ -58,6 +58,10 @@ _WHERE_TO_GET = {
 }
 
 
+class SettingError(InputError):
+    """A setting in `config.data` that the data set does not suit, where the data set itself may be sound."""
+
+
 def read(config: DataConfig, *, as_they_stand: bool = False) -> list[Sample]:
     """Reads the samples of the data set that the config names, without decoding the images.
 
@@ -66,8 +70,9 @@ def read(config: DataConfig, *, as_they_stand: bool = False) -> list[Sample]:
     contradict the label.
 
     Raises:
-      InputError: the folder is missing or empty (with where the data can be had), or whatever the reader finds wrong;
-        soft masks are asked for where none is an image file; no image has a defect of the class asked for.
+      SettingError: the folder is missing or empty (with where the data can be had); soft masks are asked for where none
+        is an image file; no image has a defect of the class asked for.
+      InputError: whatever the reader finds wrong.
     """
     try:
         samples = synthetic.read(config) if config.reader == "synthetic" else _READERS[config.reader](_root(config))
@@ -84,11 +89,11 @@ def _root(config: DataConfig) -> Path:
     where = _WHERE_TO_GET[config.reader]
     root = Path(config.root)
     if not config.root:
-        raise InputError(f"config.data.root is not set. {where} and set config.data.root to that folder")
+        raise SettingError(f"config.data.root is not set. {where} and set config.data.root to that folder")
     if not root.is_dir():
-        raise InputError(f"config.data.root = {config.root!r}: no such folder. {where} there, or correct the path")
+        raise SettingError(f"config.data.root = {config.root!r}: no such folder. {where} there, or correct the path")
     if not any(root.iterdir()):
-        raise InputError(f"config.data.root = {config.root!r}: the folder is empty. {where} there")
+        raise SettingError(f"config.data.root = {config.root!r}: the folder is empty. {where} there")
     return root
 
 
@@ -102,7 +107,7 @@ def _with_soft_masks(samples: list[Sample], config: DataConfig) -> list[Sample]:
         for sample in samples
     ]
     if softened == samples:
-        raise InputError(
+        raise SettingError(
             f"config.data.masks = 'soft': the masks of the reader {config.reader!r} are not gray images, so they have "
             "no degrees between 0 and 1; leave it at 'hard'"
         )
@@ -119,5 +124,5 @@ def _of_one_class(samples: list[Sample], config: DataConfig) -> list[Sample]:
     classes = sorted({name for sample in samples for name in sample.classes})
     if config.only_class not in classes:
         present = f"its classes are {', '.join(classes)}" if classes else "it gives no classes"
-        raise InputError(f"config.data.only_class = {config.only_class!r}: the data set has none such; {present}")
+        raise SettingError(f"config.data.only_class = {config.only_class!r}: the data set has none such; {present}")
     return [annotation.of_class(sample, config.only_class) for sample in samples]

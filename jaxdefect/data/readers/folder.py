@@ -18,8 +18,9 @@ def read(root: Path) -> list[Sample]:
     """Reads `root/labels.csv` if there is one, else `root/images/` with `root/masks/`.
 
     `labels.csv` has the columns image, label (0 or 1, also good or defective) and, if wanted, mask, group, classes
-    (separated by spaces); paths are relative to `root`. A defective image without a mask is known at image level only.
-    The id is the image's path without its suffix (in `images/`: its name), the group by default the id.
+    (separated by spaces; of a good image none, or good); paths are relative to `root`. A defective image without a mask
+    is known at image level only. The id is the image's path without its suffix (in `images/`: its name), the group by
+    default the id.
 
     In `masks/` every image has a mask of the same name; an image is defective where its mask has a pixel above 0.
 
@@ -108,6 +109,8 @@ def _row_sample(root: Path, row: dict[str, str], source: str) -> Sample:
     if mask and not os.path.isfile(root / mask):
         raise InputError(f"{source}: the mask {mask!r} does not exist under {root}; leave the field empty for no mask")
     classes = tuple(sorted(set(row.get("classes", "").split())))
+    if not _LABELS[word]:
+        classes = tuple(name for name in classes if _LABELS.get(name.lower()) != 0)  # "good" says what the label says
     if classes and not _LABELS[word]:
         raise InputError(
             f"{source}: the label is {row['label']!r} but the classes are {' '.join(classes)!r}; correct one"

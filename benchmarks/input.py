@@ -4,10 +4,10 @@
 
 Wants the `benchmark` extra. Both sides decode, resize to the network's size, flip at random, dilate the annotation,
 weigh pixels by their distance to the edge, and reduce both to an eighth, the DataLoader by OpenCV's calls and ours in
-its own ways (`data/area.py`; masks near their defects only); the arrays are compared first. Ours is timed as `launch.train` reads (files in the first pass, then memory: `config.data.cache_mb`)
-and with no memory at all; the DataLoader with as many worker processes as there are cores, and with none; all with
-glibc's settings that our launchers start with. Beside them stands what OpenCV needs for decoding and resizing alone, in
-as many threads as there are cores.
+its own ways (`data/area.py`; masks near their defects only); the arrays are compared first. Ours is timed as
+`launch.train` reads (files in the first pass, then memory: `config.data.cache_mb`) and with no memory at all; the
+DataLoader with as many worker processes as there are cores, and with none; all with glibc's settings that our launchers
+start with. Beside them stands what OpenCV needs for decoding and resizing alone, in as many threads as there are cores.
 """
 
 import collections

@@ -216,6 +216,11 @@ def test_memory_that_does_not_suffice_is_said_in_one_line(capsys: pytest.Capture
         assert "llocat" in line  # how much, in the library's words
 
 
+def test_a_list_of_values_ends_at_the_next_flag() -> None:
+    joined = cli._join(["report", "--runs", "a", "b", "--out", "runs"], {"runs"})
+    assert joined == ["report", "--runs=a,b", "--out", "runs"]
+
+
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     console = cli.console()
     console.print("runs/[a]/:b:/report.html")

@@ -67,8 +67,8 @@ class Ceilings:
 
 
 def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1, is_short: bool = False) -> Times:
-    """Calls, waiting for every result, `warmup` times, of an accelerator for `WARM_S` at least, as its clock falls while
-    it waits; then `repetitions` times.
+    """Calls, waiting for every result, `warmup` times and then `repetitions` times; an accelerator, whose clock falls
+    while it waits, for `WARM_S` at least before it is timed.
 
     Args:
       call: returns arrays.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxdefect.config import SplitConfig
+from jaxdefect.config import Config, LossConfig, SplitConfig, TrainingConfig
 from jaxdefect.data import splits
 from jaxdefect.types import InputError, Sample, Split
 
@@ -369,6 +369,17 @@ def test_masks_that_do_not_exist_cannot_be_asked_for():
         InputError, match=r"config\.split\.num_masks = 1: only 0 of the 10 training positives have a mask"
     ):
         splits.make(samples, SplitConfig(num_masks=1))
+
+
+def test_a_network_without_a_decision_cannot_be_trained_without_masks():
+    samples = [dataclasses.replace(sample, mask=None) for sample in make_samples()]
+    split = splits.make(samples, SplitConfig())
+    splits.check_training(split, samples, Config())
+    no_decision = dataclasses.replace(Config(), loss=LossConfig(balance="none", decision_weight=0.0))
+    two_stage = dataclasses.replace(Config(), training=TrainingConfig(stages="two_stage"))
+    for config in (no_decision, two_stage):
+        with pytest.raises(InputError, match="no defective image of the training part has a mask"):
+            splits.check_training(split, samples, config)
 
 
 def test_duplicate_ids_are_refused():

@@ -20,7 +20,7 @@ from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.inference.score_maps import Platt
 from jaxdefect.inference.tiles import Tiling
-from jaxdefect.interop import runtimes
+from jaxdefect.interop import checking, runtimes
 from jaxdefect.interop.export import export
 from jaxdefect.training import checkpoint as checkpoints
 from jaxdefect.types import InputError
@@ -162,6 +162,12 @@ def test_a_graph_that_differs_is_not_left_and_an_earlier_export_stays(size, tmp_
     assert not result.graphs
     assert not result.checks["model"].probability <= 1.9e-4
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_an_original_that_is_not_finite_is_no_match():
+    network = runtimes.Network(lambda _, images: {"probability": images[..., 0] * jnp.nan}, {}, (4, 4, 1))
+    image = np.zeros((1, 4, 4, 1), np.float32)
+    assert not checking.check(network, lambda images: {"probability": images[..., 0]}, image, batch=1).is_passed
 
 
 def edit(path: Path, **values) -> None:

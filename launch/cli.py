@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from jaxdefect import config as config_lib
-from jaxdefect import user_files
+from jaxdefect import processor, user_files
 from jaxdefect.types import InputError
 
 if TYPE_CHECKING:  # decoding processes import this file, and need no JAX
@@ -118,20 +118,12 @@ def _keep_compiled_programs() -> None:
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     # A program for one processor can fail on another that shares the home folder.
-    processor = hashlib.sha256(_processor_features().encode()).hexdigest()[:12]
-    programs = os.path.join(cache, "jaxdefect", f"xla-{processor}")
+    kind = hashlib.sha256(processor.features().encode()).hexdigest()[:12]
+    programs = os.path.join(cache, "jaxdefect", f"xla-{kind}")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
     os.environ.setdefault("JAXDEFECT_TRACED_DIR", os.path.join(programs, "traced"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))  # bytes; what was not used longest goes
-
-
-def _processor_features() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _guard(main: Callable[[Sequence[str]], int | None]) -> Callable[[Sequence[str]], int | None]:

@@ -13,6 +13,7 @@ ALLOWED = {
     "types": set(),
     "structure": {"types"},
     "user_files": {"types"},
+    "processor": set(),
     "model_config": {"types"},
     "config_checks": {"types"},
     "config_conflicts": {"types", "model_config", "config"},  # config: only its types
@@ -22,7 +23,7 @@ ALLOWED = {
     "schedules": BASE,
     "metrics": BASE,
     "data": BASE,
-    "models": BASE,
+    "models": {*BASE, "processor"},
     "training": {*BASE, "data", "models", "losses", "schedules", "metrics", "overlay"},
     "inference": {*BASE, "data", "models", "metrics", "overlay", "training"},
     "system": {*BASE, "data", "models", "training", "inference"},

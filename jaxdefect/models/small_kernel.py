@@ -30,7 +30,9 @@ def has_winograd(image: jax.Array, kernel: jax.Array, *, dilation: int) -> bool:
     """Whether `winograd` convolves faster on a CPU: float32 only, and no export's symbol for a batch."""
     is_known = image.dtype == jnp.float32 and isinstance(image.shape[0], int)
     side, *_, features = kernel.shape
-    return is_known and winograd.is_worthwhile(image.shape, side=side, features=features, dilation=dilation)
+    return is_known and winograd.is_worthwhile(
+        image.shape, side=side, features=features, dilation=dilation, is_forward=True
+    )
 
 
 _Residuals = tuple[jax.Array, jax.Array]

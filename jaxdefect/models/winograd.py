@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdefect import processor
 from jaxdefect.models.xla import wait_for
 
 _TILE = 4  # places of the image along each axis that are taken together
@@ -25,22 +26,30 @@ _MANY_CHANNELS = 32  # of the image
 _PRODUCTS_PER_VALUE = 96  # with fewer, of the convolution itself, for each value of image and result
 _LEAST_PRODUCTS = 10**8  # and altogether
 _MOST_PADDING = 1.3  # times the places that the maps have
+# XLA's own convolutions lose more by narrow vectors: in the forward pass more channels and more padding pay there.
+_NARROW_CHANNELS, _NARROW_PADDING = 1.75, 1.15  # times as many
 
 
 _Carry = tuple[jax.Array, list[jax.Array], list[jax.Array]]  # result, sums of products, what they were made of
 
 
-def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation: int) -> bool:
-    """Whether XLA is slower on a CPU, for an image [B, H, W, I] and a kernel [side, side, I, features]."""
+def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation: int, is_forward: bool = False) -> bool:
+    """Whether XLA is slower on a CPU, for an image [B, H, W, I] and a kernel [side, side, I, features].
+
+    `is_forward`: for the value alone, not the gradients.
+    """
     batch, height, width, channels = shape
+    most_channels, most_padding = _MOST_CHANNELS, _MOST_PADDING
+    if is_forward and processor.has_narrow_vectors():
+        most_channels, most_padding = _NARROW_CHANNELS * most_channels, _NARROW_PADDING * most_padding
     places = batch * height * width
     padded = batch * math.prod(_num_tiles(size, dilation) * _TILE * dilation for size in (height, width))
     is_large = padded >= _PLACES_PER_CHANNEL * (channels + features)
     products = places * side**2 * channels * features
     per_value = products / (places * (channels + features))
     has_work = channels >= _MANY_CHANNELS or (per_value >= _PRODUCTS_PER_VALUE and products >= _LEAST_PRODUCTS)
-    is_known = side in (3, 5) and channels + features <= _MOST_CHANNELS
-    return is_known and is_large and has_work and padded <= _MOST_PADDING * places
+    is_known = side in (3, 5) and channels + features <= most_channels
+    return is_known and is_large and has_work and padded <= most_padding * places
 
 
 def _num_tiles(size: int, dilation: int) -> int:

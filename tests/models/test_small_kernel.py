@@ -1,5 +1,7 @@
 """Small convolutions with gradients of their own, against a loop over the taps in float64."""
 
+import functools
+
 import float64_reference as reference
 import jax
 import numpy as np
@@ -71,6 +73,14 @@ def test_a_kernel_of_fewer_channels_needs_many_taps_and_features():
         return "stablehlo.while" in jax.jit(convolve).lower(arrays[0], arrays[1].astype(np.float32)).as_text()
 
     assert [has_loop(5, 16, 64), has_loop(3, 16, 16), has_loop(5, 8, 8)] == [True, False, False]
+
+
+@pytest.mark.parametrize("is_narrow", [True, False])
+def test_narrow_vectors_take_many_features_forward_only(is_narrow, monkeypatch):
+    monkeypatch.setattr(winograd.processor, "has_narrow_vectors", lambda: is_narrow)
+    layer = functools.partial(winograd.is_worthwhile, (1, 176, 64, 64), side=3, features=1024, dilation=7)
+    assert layer(is_forward=True) == is_narrow
+    assert not layer()
 
 
 @pytest.mark.parametrize("point_bytes", [1, 4_200, 11_200, 280_000])

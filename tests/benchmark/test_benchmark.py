@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -85,7 +86,12 @@ def test_a_gpus_bytes_are_of_what_it_starts_and_its_operations_of_the_formulas(m
     _, _, cost = measure.compile_program(jax.jit(jnp.matmul), jnp.ones((4, 8)), jnp.ones((8, 2)))
     assert (cost.flops, cost.bytes_accessed) == (2 * 4 * 8 * 2, 64)
     calls = []
-    measure.time_calls(lambda: calls.append(0), repetitions=2, is_short=True)
+    for warm_s in (0.1, 0.0):
+        monkeypatch.setattr(measure, "WARM_S", warm_s)
+        calls.clear()
+        start = time.perf_counter()
+        measure.time_calls(lambda: calls.append(time.perf_counter()), repetitions=2, is_short=True)
+        assert calls[-2 * 20] - start >= warm_s
     assert len(calls) == 1 + 2 * 20
 
 

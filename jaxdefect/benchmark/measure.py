@@ -14,7 +14,7 @@ from jaxdefect.model_config import Dtype
 from jaxdefect.models import precision
 
 _COPY_BYTES = 2**28  # beyond every cache
-WARM_S = 0.3
+WARM_S = 0.3  # until an accelerator's clock is up
 _IN_FLIGHT = 20  # of short calls
 
 
@@ -73,7 +73,7 @@ def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1, is
     Args:
       call: returns arrays.
       repetitions: timed ones.
-      warmup: others, before, which are not timed.
+      warmup: others, before, which are not timed; 0: the caller has seen to it.
       is_short: a repetition is the mean of many calls on an accelerator, of which only the last is waited for; starting
         one and waiting takes about as long as a layer.
     """
@@ -81,7 +81,7 @@ def time_calls(call: Callable[[], Any], *, repetitions: int, warmup: int = 1, is
     start, is_on_cpu = time.perf_counter(), jax.default_backend() == "cpu"
     for _ in range(warmup):
         jax.block_until_ready(call())
-    while not is_on_cpu and time.perf_counter() - start < WARM_S:
+    while warmup and not is_on_cpu and time.perf_counter() - start < WARM_S:
         jax.block_until_ready(call())
     seconds = []
     for _ in range(repetitions):

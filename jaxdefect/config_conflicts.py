@@ -23,6 +23,7 @@ def check_conflicts(config: "Config") -> None:
         _check_data,
         _check_split,
         _check_loss,
+        _check_optimizer,
         _check_decision,
         _check_architecture,
         _check_resident,
@@ -153,6 +154,27 @@ def _check_loss(config: "Config") -> None:
             "config.loss.decision_weight = 0",
         ),
     )
+
+
+def _check_optimizer(config: "Config") -> None:
+    """What only one optimiser has; left as it is by default where another trains."""
+    usual = type(config.optimizer)()
+    for section, optimizer in (("", config.optimizer), ("classifier.", config.classifier.optimizer)):
+        name = f"{section}optimizer"
+        _refuse(
+            f"{name}.name = {optimizer.name!r}",
+            *(
+                (
+                    optimizer.name != owner and value != default,
+                    f"{name}.{key} = {value}",
+                    f"only {owner!r} has it: leave it at {default}",
+                )
+                for key, owner, value, default in (
+                    ("momentum", "momentum", optimizer.momentum, usual.momentum),
+                    ("weight_decay", "adamw", optimizer.weight_decay, usual.weight_decay),
+                )
+            ),
+        )
 
 
 def _check_decision(config: "Config") -> None:

@@ -186,6 +186,12 @@ def test_what_the_conflicts_start_from_is_valid(values: dict) -> None:
             {"loss": {"decay_feedback": 0.1}},
             r"decay_feedback = 0\.1.*balance = 'linear'; only 'decay'.*set it to 0",
         ),
+        ({}, {"optimizer": {"momentum": 0.5}}, r"optimizer\.momentum = 0\.5.*name = 'sgd'.*'momentum' has it.*at 0\.9"),
+        (
+            FOUR_STAGES,
+            {"classifier": {"optimizer": {"name": "adam", "weight_decay": 0.1}}},
+            r"classifier\.optimizer\.weight_decay = 0\.1.*classifier\.optimizer\.name = 'adam'.*only 'adamw'",
+        ),
         ({}, {"loss": {"decision_weight": 0}}, r"decision_weight = 0.*decision = 'network'.*above 0 or use 'logistic'"),
         (MAP_ONLY, {"training": {"stages": "two_stage"}}, r"decision_weight = 0.*'two_stage'.*raise it"),
         (UNET, {"training": {"stages": "two_stage"}}, r"'two_stage': only the architecture 'segdec'"),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxdefect.data.images import IMAGE_SUFFIXES
+from jaxdefect.data.images import IMAGE_SUFFIXES, is_hidden
 from jaxdefect.types import InputError
 
 MAP_FOLDER, OVERLAY_FOLDER = "maps", "overlays"
@@ -17,8 +17,8 @@ def find_images(source: str | os.PathLike, *, out: Path) -> dict[str, Path]:
     """The images that `source` means, sorted, each under an id of its own.
 
     The id is the path below the folder searched, with its suffix and with "/" between its parts ("a/x.png"): no two
-    images share one, and an image keeps its id whatever else stands in the folder. Hidden files are passed over, and
-    so are the results of an earlier run in `out`.
+    images share one, and an image keeps its id whatever else stands in the folder. Hidden files are passed over, as are
+    folders of the system (a network drive's thumbnails) and the results of an earlier run in `out`.
 
     Args:
       source: a folder (searched with its subfolders for the known image suffixes), one file, or a pattern with
@@ -96,15 +96,17 @@ def record_path(image_id: str) -> str:
 def _below(root: str) -> list[str]:
     paths = []
     for folder, subfolders, names in os.walk(root, onerror=_refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        paths += [os.path.join(folder, name) for name in names if _is_image(name) and not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if not is_hidden(name)]
+        paths += [os.path.join(folder, name) for name in names if _is_image(name) and not is_hidden(name)]
     return paths
 
 
 def _matching(pattern: str) -> list[str]:
     if os.pardir in pattern[len(_fixed_part(pattern)) :].split(os.sep):  # would lead out of the folder of the results
         raise InputError(f"{pattern}: '..' after a wildcard; write the pattern without it")
-    return [path for path in glob.iglob(pattern, recursive=True) if _is_image(path) and os.path.isfile(path)]
+    paths = [path for path in glob.iglob(pattern, recursive=True) if _is_image(path) and os.path.isfile(path)]
+    named = set(pattern.split(os.sep))  # asked for all the same
+    return [path for path in paths if not any(map(is_hidden, set(path.split(os.sep)) - named))]
 
 
 def _fixed_part(pattern: str) -> str:

@@ -176,6 +176,7 @@ def test_hidden_files_are_no_images(tmp_path: Path):
     write_severstal(tmp_path / "severstal", "ImageId,ClassId,EncodedPixels\n")
     for path in ("folder/images/._a.jpg", "folder/masks/._b.png", "severstal/train_images/._a.jpg"):
         (tmp_path / path).write_bytes(b"\0\5\x16\7")  # as macOS leaves them
+    write(tmp_path / "folder" / "images" / "@eaDir" / "a.jpg", 90)  # a network drive's thumbnail
     assert [sample.id for sample in folder.read(tmp_path / "folder")] == ["a", "b"]
     assert [sample.id for sample in severstal.read(tmp_path / "severstal")] == ["a", "b", "c"]
 

@@ -309,6 +309,8 @@ def test_usage_errors_name_what_is_wrong(folder, tmp_path, predictor, monkeypatc
 )
 def test_folder_file_and_pattern(folder, tmp_path, monkeypatch, source, ids):
     (folder / ".hidden.png").write_bytes(b"")
+    (folder / "@eaDir").mkdir()
+    (folder / "@eaDir" / "x.png").write_bytes(b"")  # a network drive's thumbnail
     found = files.find_images(folder / source, out=tmp_path)
     assert list(found) == sorted(ids)
     monkeypatch.chdir(folder)

@@ -44,8 +44,8 @@ def by_name(folder: Path, *, ending: str = "", suffixes: Collection[str] = image
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:
-    """The paths whose names do not begin with a dot, sorted: macOS leaves `._a.png` beside `a.png`."""
-    return sorted(path for path in paths if not path.name.startswith("."))
+    """The paths that are not hidden (`images.is_hidden`), sorted."""
+    return sorted(path for path in paths if not images.is_hidden(path.name))
 
 
 def check_orphans(masks: Mapping[str, Path], image_names: Collection[str]) -> None:

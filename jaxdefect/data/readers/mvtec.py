@@ -23,7 +23,7 @@ def read(root: Path) -> list[Sample]:
         sample
         for category in categories
         for part in ("train", "test")
-        for folder in sorted((category / part).glob("*"))
+        for folder in files.visible((category / part).glob("*"))
         for sample in _type(folder, prefix="" if category == root else f"{category.name}/")
     ]
     if not samples:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxdefect.data import annotation, images
 from jaxdefect.inference.components import find_defects
 from jaxdefect.metrics import defect as defect_metrics
-from jaxdefect.metrics.pixel import pixel_counts, pixel_f1
+from jaxdefect.metrics.counts import count_figures, hits_and_misses
+from jaxdefect.metrics.pixel import pixel_counts
 from jaxdefect.types import Defect, Mask, Sample
 
 UNKNOWN_CLASS = "defect"  # of defects that the annotation does not name
@@ -54,7 +55,6 @@ def compare(
         probability, threshold=threshold, join_distance_px=join_distance_px, min_area_px=min_area_px
     )
     names = [None] * len(found) if predicted is None else [defect.class_name for defect in predicted]
-    figures = defect_metrics.pixel_figures(mask >= 0.5, labels > 0)
     return ImageDefects(
         match=defect_metrics.DefectMatch(
             ious=defect_metrics.defect_ious(true_labels, labels),
@@ -62,7 +62,7 @@ def compare(
             predicted_classes=tuple(names),
         ),
         counts=pixel_counts(probability, mask >= 0.5, threshold),
-        iou=figures.iou,
+        iou=count_figures(hits_and_misses(mask >= 0.5, labels > 0)).iou,
     )
 
 
@@ -96,15 +96,15 @@ def summary(found: Sequence[ImageDefects], *, with_class: bool) -> dict[str, Any
     """
     matches = [image.match for image in found]
     counts = np.sum([image.counts for image in found], axis=0) if found else np.zeros(3, np.int64)
-    hits, false_alarms, misses = (int(count) for count in counts)
+    pixels = count_figures(counts)
     at = defect_metrics.precision_recall_by_iou(matches, thresholds=np.array([0.0, 0.5]), with_class=with_class)
     ious = [defect_metrics.matched_ious(match, with_class=with_class) for match in matches]
     return {
         "num_true": sum(len(match.true_classes) for match in matches),
         "num_predicted": sum(len(match.predicted_classes) for match in matches),
-        "pixel_precision": hits / (hits + false_alarms) if hits + false_alarms else None,
-        "pixel_recall": hits / (hits + misses) if hits + misses else None,
-        "pixel_f1": pixel_f1(counts),
+        "pixel_precision": pixels.precision,
+        "pixel_recall": pixels.recall,
+        "pixel_f1": pixels.f1,
         "mean_iou": defect_metrics.mean_iou([image.iou for image in found if image.match.true_classes]),
         "average_recall": defect_metrics.average_recall(np.concatenate([np.zeros(0), *ious])),
         "precision_any_overlap": None if at.precision is None else float(at.precision[0]),

@@ -44,25 +44,3 @@ def fleiss_kappa(votes: np.ndarray) -> float | None:
     observed = np.mean((np.square(counts).sum(axis=1) - num_raters) / (num_raters * (num_raters - 1)))
     expected = np.square(counts.mean(axis=0) / num_raters).sum()
     return None if expected == 1 else float((observed - expected) / (1 - expected))
-
-
-def counts_against(rated: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[3] int64: true positives, false positives, false negatives of one against another, any equal shapes."""
-    rated, reference = np.asarray(rated, bool), np.asarray(reference, bool)
-    hits = np.count_nonzero(rated & reference)
-    return np.array([hits, np.count_nonzero(rated) - hits, np.count_nonzero(reference) - hits], np.int64)
-
-
-def precision_recall(counts: np.ndarray) -> dict[str, float | None]:
-    """precision, recall, f1 and iou from counts [3]; None where there is nothing to divide by."""
-    hits, false_alarms, misses = (int(count) for count in counts)
-
-    def ratio(numerator: int, denominator: int) -> float | None:
-        return numerator / denominator if denominator else None
-
-    return {
-        "precision": ratio(hits, hits + false_alarms),
-        "recall": ratio(hits, hits + misses),
-        "f1": ratio(2 * hits, 2 * hits + false_alarms + misses),
-        "iou": ratio(hits, hits + false_alarms + misses),
-    }

@@ -11,15 +11,6 @@ import numpy as np
 from scipy import sparse
 
 
-class PixelFigures(NamedTuple):
-    """Pixel-level figures of one image; None without a predicted pixel, a true one, or either."""
-
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    iou: float | None
-
-
 @dataclasses.dataclass(frozen=True)
 class DefectMatch:
     """The T true and P predicted defects of one image, by overlap and class.
@@ -49,28 +40,6 @@ class DefectCurve(NamedTuple):
     thresholds: np.ndarray
     precision: np.ndarray | None
     recall: np.ndarray | None
-
-
-def pixel_figures(true: np.ndarray, predicted: np.ndarray) -> PixelFigures:
-    """Precision, recall, F1 and intersection over union of one image's defect pixels.
-
-    Args:
-      true: [H, W], defective where above 0.
-      predicted: [H, W], likewise.
-
-    Raises:
-      ValueError: the sizes differ.
-    """
-    if true.shape != predicted.shape:
-        raise ValueError(f"true {true.shape} and predicted {predicted.shape} must have the same size")
-    num_true, num_predicted = int(np.sum(true > 0)), int(np.sum(predicted > 0))
-    num_both = int(np.sum((true > 0) & (predicted > 0)))
-    return PixelFigures(
-        precision=_ratio(num_both, num_predicted),
-        recall=_ratio(num_both, num_true),
-        f1=_ratio(2 * num_both, num_true + num_predicted),
-        iou=_ratio(num_both, num_true + num_predicted - num_both),
-    )
 
 
 def mean_iou(ious: Sequence[float | None]) -> float | None:
@@ -205,7 +174,3 @@ def _membership(defects: np.ndarray) -> sparse.csr_array:
         pixels, count = rows * defects.shape[2] + columns, len(defects)
     shape = (count, defects.shape[-2] * defects.shape[-1])
     return sparse.csr_array((np.ones(len(pixels), np.int64), (numbers, pixels)), shape=shape)
-
-
-def _ratio(numerator: int, denominator: int) -> float | None:
-    return numerator / denominator if denominator else None

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdefect.metrics.counts import count_figures, hits_and_misses, ratio
+
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -> dict[str, Any]:
     """Ranking and decision metrics of image scores; an image is predicted defective when score >= threshold.
@@ -31,9 +33,8 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -
     labels, scores = checked_scores(labels, scores)
     is_defective = labels == 1
     predicted = scores >= threshold
-    true_positives = int(np.sum(predicted & is_defective))
-    false_positives = int(np.sum(predicted & ~is_defective))
-    false_negatives = int(np.sum(~predicted & is_defective))
+    counts = hits_and_misses(is_defective, predicted)
+    figures = count_figures(counts)
     num_defective = int(is_defective.sum())
     has_both = 0 < num_defective < len(labels)
     return {
@@ -41,12 +42,12 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray, *, threshold: float) -
         "num_defective": num_defective,
         "average_precision": float(sklearn_metrics.average_precision_score(labels, scores)) if has_both else None,
         "roc_auc": float(sklearn_metrics.roc_auc_score(labels, scores)) if has_both else None,
-        "f1": _ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
-        "precision": _ratio(true_positives, true_positives + false_positives),
-        "recall": _ratio(true_positives, num_defective),
+        "f1": figures.f1,
+        "precision": figures.precision,
+        "recall": figures.recall,
         "threshold": float(threshold),
-        "false_positives": false_positives,
-        "false_negatives": false_negatives,
+        "false_positives": int(counts[1]),
+        "false_negatives": int(counts[2]),
         "false_positives_at_full_recall": (
             int(np.sum(scores[~is_defective] >= scores[is_defective].min())) if num_defective else None
         ),
@@ -82,8 +83,8 @@ def decision_metrics(
     return {
         "false_negatives": int(np.sum(is_accepted & is_defective)),
         "false_positives": int(np.sum(is_rejected & ~is_defective)),
-        "recall": _ratio(int(np.sum(~is_accepted & is_defective)), int(is_defective.sum())),
-        "precision": _ratio(int(np.sum(is_rejected & is_defective)), int(is_rejected.sum())),
+        "recall": ratio(int(np.sum(~is_accepted & is_defective)), int(is_defective.sum())),
+        "precision": ratio(int(np.sum(is_rejected & is_defective)), int(is_rejected.sum())),
         "num_inspected": int(is_inspected.sum()),
         "num_inspected_good": int(np.sum(is_inspected & ~is_defective)),
         "share_inspected": float(is_inspected.mean()),
@@ -104,7 +105,3 @@ def checked_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
     if len(bad):
         raise ValueError(f"label {bad[0]} is {labels[bad[0]]}: labels must be 0 or 1")
     return labels.astype(int), scores
-
-
-def _ratio(numerator: int, denominator: int) -> float | None:
-    return numerator / denominator if denominator else None

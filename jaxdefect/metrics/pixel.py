@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxdefect.metrics.counts import hits_and_misses
+
 # A power of two: k / 1024 and 1024 * p are exact in float32, so that the histogram and `probability >= threshold`
 # never disagree. The last bin holds p = 1 alone.
 NUM_BINS = 1025
@@ -19,24 +21,7 @@ def pixel_counts(probability: np.ndarray, mask: np.ndarray, threshold: float) ->
       [3] int64: true positives, false positives, false negatives.
     """
     _check_shapes(probability, mask)
-    predicted, actual = probability >= threshold, _is_defective(mask)
-    num_hit = np.count_nonzero(predicted & actual)
-    counts = (num_hit, np.count_nonzero(predicted) - num_hit, np.count_nonzero(actual) - num_hit)
-    return np.array(counts, np.int64)
-
-
-def pixel_iou(counts: np.ndarray) -> float | None:
-    """Intersection over union, TP / (TP + FP + FN); None when there is neither a defect nor a prediction."""
-    true_positives, false_positives, false_negatives = (int(count) for count in counts)
-    union = true_positives + false_positives + false_negatives
-    return true_positives / union if union else None
-
-
-def pixel_f1(counts: np.ndarray) -> float | None:
-    """F1 (Dice), 2 TP / (2 TP + FP + FN); None when there is neither a defect nor a prediction."""
-    true_positives, false_positives, false_negatives = (int(count) for count in counts)
-    total = 2 * true_positives + false_positives + false_negatives
-    return 2 * true_positives / total if total else None
+    return hits_and_misses(_is_defective(mask), probability >= threshold)
 
 
 def pixel_histogram(probability: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxdefect.inference import ensemble
 from jaxdefect.inference.evaluation import Evaluation
+from jaxdefect.metrics.counts import count_figures
 from jaxdefect.metrics.image import image_metrics
-from jaxdefect.metrics.pixel import pixel_iou
 from jaxdefect.reports import files
 
 # Of each kind in metrics.json and on the page; groups.csv has all.
@@ -87,7 +87,7 @@ def _row(evaluation: Evaluation, name: str, chosen: np.ndarray, *, threshold: fl
         average_precision=figures["average_precision"],
         false_positives=figures["false_positives"],
         false_negatives=figures["false_negatives"],
-        pixel_iou=pixel_iou(counts) if is_masked else None,
+        pixel_iou=count_figures(counts).iou if is_masked else None,
     )
 
 

@@ -17,8 +17,8 @@ from jaxdefect.inference.calibration import Calibration
 from jaxdefect.inference.choosing import calibrated
 from jaxdefect.inference.evaluation import Evaluation, evaluate, worst_masks
 from jaxdefect.inference.thresholds import best_f1_threshold
+from jaxdefect.metrics.counts import count_figures
 from jaxdefect.metrics.image import image_metrics
-from jaxdefect.metrics.pixel import pixel_f1, pixel_iou
 from jaxdefect.metrics.reliability import reliability
 from jaxdefect.reports import breakdown, defect_plots, files, gallery, pages, plots
 from jaxdefect.reports.decisions import NOTE, calibration_metrics
@@ -143,15 +143,15 @@ def evaluation_metrics(
         best = image_metrics(labels, scores, threshold=best_f1_threshold(labels, scores))
         oracle = {"note": _ORACLE_NOTE}
         oracle |= {key: best[key] for key in ("threshold", "f1", "false_positives", "false_negatives")}
-    has_masks = evaluation.num_masked > 0
+    has_masks, pixels = evaluation.num_masked > 0, count_figures(evaluation.counts)
     rows = breakdown.break_down(evaluation, threshold=calibration.threshold)
     is_classified = evaluation.detected is not None
     return {
         "split": part,
         **image_metrics(labels, scores, threshold=calibration.threshold),
         "threshold_source": calibration.source,
-        "pixel_iou": pixel_iou(evaluation.counts) if has_masks else None,
-        "pixel_f1": pixel_f1(evaluation.counts) if has_masks else None,
+        "pixel_iou": pixels.iou if has_masks else None,
+        "pixel_f1": pixels.f1 if has_masks else None,
         "pixel_threshold": calibration.pixel_threshold,
         "num_defective_with_mask": evaluation.num_masked,
         "defects": defects.summary(evaluation.found, with_class=False) if has_masks else None,

@@ -19,13 +19,13 @@ from jaxdefect.data import annotation, images, readers
 from jaxdefect.inference import exported
 from jaxdefect.inference.predictor import Predictor
 from jaxdefect.metrics import agreement
+from jaxdefect.metrics.counts import count_figures, hits_and_misses
 from jaxdefect.reports import files
 from jaxdefect.studies import tables
 from jaxdefect.training import runs
 from jaxdefect.types import InputError, Sample
 
 _MODEL = "model"
-_FIGURES = ("precision", "recall", "f1", "iou")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +105,12 @@ def rate(names: Sequence[str], read: Sequence[dict[str, Sample]], predictor: Pre
             is_defect = prediction.probability >= predictor.calibration.pixel_threshold
             masks = np.concatenate([masks, is_defect[None]])
         for (first, second), counts in pairs.items():
-            counts += agreement.counts_against(masks[first], masks[second])
+            counts += hits_and_misses(masks[second], masks[first])
         consensus = agreement.majority(masks[:num_annotators])
         for rater, mask in enumerate(masks):
             others = np.delete(masks[:num_annotators], rater, axis=0) if rater < num_annotators else masks[:-1]
-            to_consensus[rater] += agreement.counts_against(mask, consensus)
-            to_others[rater] += agreement.counts_against(mask, agreement.majority(others))
+            to_consensus[rater] += hits_and_misses(consensus, mask)
+            to_others[rater] += hits_and_misses(agreement.majority(others), mask)
     if predictor is not None:
         names, labels = (*names, _MODEL), np.concatenate([labels, np.array([decisions], bool)])
     return Ratings(tuple(names), num_annotators, tuple(ids), labels, num_drawn, pairs, to_consensus, to_others)
@@ -129,8 +129,8 @@ def summarize(ratings: Ratings) -> dict[str, Any]:
     for rater, name in enumerate(ratings.names):
         others = agreement.majority(np.delete(people, rater, axis=0)) if rater < count else consensus
         raters[name] = {
-            "images_against_consensus": _figures(agreement.counts_against(labels[rater], consensus)),
-            "images_against_others": _figures(agreement.counts_against(labels[rater], others)),
+            "images_against_consensus": _figures(hits_and_misses(consensus, labels[rater])),
+            "images_against_others": _figures(hits_and_misses(others, labels[rater])),
             "pixels_against_consensus": _figures(ratings.to_consensus[rater]),
             "pixels_against_others": _figures(ratings.to_others[rater]),
         }
@@ -144,7 +144,7 @@ def summarize(ratings: Ratings) -> dict[str, Any]:
             {
                 "raters": [ratings.names[first], ratings.names[second]],
                 "cohen_kappa": agreement.cohen_kappa(labels[first], labels[second]),
-                "pixel_iou": agreement.precision_recall(counts)["iou"],
+                "pixel_iou": count_figures(counts).iou,
             }
             for (first, second), counts in ratings.pairs.items()
         ],
@@ -188,8 +188,7 @@ def _number(value: float | None) -> str:
 
 
 def _figures(counts: np.ndarray) -> dict[str, float | None]:
-    figures = agreement.precision_recall(counts)
-    return {name: figures[name] for name in _FIGURES}
+    return count_figures(counts)._asdict()
 
 
 def _masks(samples: Sequence[Sample]) -> np.ndarray | None:

@@ -9,27 +9,6 @@ from jaxdefect.metrics import defect
 from jaxdefect.metrics.defect import DefectMatch
 
 
-def test_pixel_figures_are_those_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    true, predicted = rng.random((20, 30)) < 0.3, rng.random((20, 30)) < 0.4
-    expected = [
-        function(true.ravel(), predicted.ravel())
-        for function in (
-            sklearn_metrics.precision_score,
-            sklearn_metrics.recall_score,
-            sklearn_metrics.f1_score,
-            sklearn_metrics.jaccard_score,
-        )
-    ]
-    assert defect.pixel_figures(true, predicted) == pytest.approx(expected)
-    nothing = np.zeros_like(true)
-    assert defect.pixel_figures(nothing, nothing) == (None, None, None, None)
-    assert defect.pixel_figures(true, nothing) == (None, 0, 0, 0)
-    assert defect.pixel_figures(nothing, predicted) == (0, None, 0, 0)
-    with pytest.raises(ValueError, match="must have the same size"):
-        defect.pixel_figures(true, predicted[1:])
-
-
 def test_mean_iou_leaves_out_images_without_anything():
     assert defect.mean_iou([0.0, None, 0.5]) == 0.25
     assert defect.mean_iou([None]) is None

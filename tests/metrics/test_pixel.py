@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from jaxdefect.metrics.counts import count_figures
 from jaxdefect.metrics.pixel import (
     NUM_BINS,
     best_pixel_threshold,
     pixel_counts,
-    pixel_f1,
     pixel_histogram,
-    pixel_iou,
 )
 
 
@@ -29,14 +28,8 @@ def test_counts_add_over_images_to_the_figures_of_all_pixels_together():
     counts = np.sum([pixel_counts(probability, mask, 0.5) for probability, mask in maps], axis=0)
     predicted = np.concatenate([probability.ravel() >= 0.5 for probability, _ in maps])
     actual = np.concatenate([mask.ravel() for _, mask in maps])
-    assert pixel_iou(counts) == pytest.approx(sklearn_metrics.jaccard_score(actual, predicted))
-    assert pixel_f1(counts) == pytest.approx(sklearn_metrics.f1_score(actual, predicted))
-
-
-def test_nothing_to_find_and_nothing_found_has_no_figures():
-    counts = pixel_counts(np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint8), 0.5)
-    assert pixel_iou(counts) is None
-    assert pixel_f1(counts) is None
+    assert count_figures(counts).iou == pytest.approx(sklearn_metrics.jaccard_score(actual, predicted))
+    assert count_figures(counts).f1 == pytest.approx(sklearn_metrics.f1_score(actual, predicted))
 
 
 def test_a_soft_mask_counts_from_one_half_on():
@@ -51,7 +44,7 @@ def test_best_threshold_is_as_good_as_the_best_of_all_thresholds(seed):
     histogram = np.sum([pixel_histogram(probability, mask) for probability, mask in maps], axis=0)
 
     def f1(threshold: float) -> float:
-        return pixel_f1(np.sum([pixel_counts(p, mask, threshold) for p, mask in maps], axis=0)) or 0.0
+        return count_figures(np.sum([pixel_counts(p, mask, threshold) for p, mask in maps], axis=0)).f1 or 0.0
 
     assert f1(best_pixel_threshold(histogram)) == max(f1(k / (NUM_BINS - 1)) for k in range(NUM_BINS))
 

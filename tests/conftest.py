@@ -1,6 +1,7 @@
 """Two virtual CPU devices and cheap compilation for the whole suite; where the reference material lies."""
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -31,7 +32,15 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import pytest
 
+# Tracing makes very many objects, and JAX keeps what it traced: looking through all of that each time takes a tenth.
+gc.set_threshold(50_000, 20, 100)
+
 SHARED = Path(os.environ.get("JAXDEFECT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

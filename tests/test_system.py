@@ -64,6 +64,7 @@ def losses(workdir: Path) -> np.ndarray:
     return np.array([[line["loss"], line["gradient_norm"]] for line in lines if line["kind"] == "train"])
 
 
+@pytest.mark.slow
 def test_an_ensemble_trained_side_by_side_is_the_one_trained_in_turn(folder: Path, tmp_path: Path) -> None:
     # SGD: Adam's first steps are as long for a gradient of 1e-9 as for one of 1.
     sections = {
@@ -167,6 +168,7 @@ def check_joint_calibration(workdir: Path, folder: Path) -> None:
     assert chosen.weights_sha256 != joint.weights_sha256
 
 
+@pytest.mark.slow
 def test_four_stages_are_trained_by_one_command_and_judged_with_and_without_the_classifier(
     folder: Path, tmp_path: Path
 ) -> None:

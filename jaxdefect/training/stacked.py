@@ -257,7 +257,8 @@ def make_step(
         return step.step_function(module, config, own)(current, batch)
 
     def each(*stacks: Any) -> tuple[state.TrainState, step.Metrics]:
-        return _stack([one(*of_run) for of_run in _unstack(stacks, len(configs) // mesh.size)])
+        once = jax.jit(one)  # all are alike: traced once, for XLA to write out for each
+        return _stack([once(*of_run) for of_run in _unstack(stacks, len(configs) // mesh.size)])
 
     # By hand: the automatic partitioner cannot part the grouped convolutions that vmap makes.
     many = jax.vmap(one) if is_vectorized else each

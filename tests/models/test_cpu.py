@@ -42,6 +42,7 @@ def test_a_tall_image_in_training_gives_what_the_module_gives(name):
         np.testing.assert_allclose(ours, theirs, atol=1e-6 + 1e-4 * np.abs(theirs).max(), rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernels", "size"), [("atrous", (192, 128)), ("large", (96, 192))])
 def test_gradients_of_an_optimized_step_are_those_of_xlas_own_formulations(kernels, size, optimized, monkeypatch):
     """Every formula of ours is right by itself; XLA's optimisations, when they join them, must not break them."""

@@ -20,7 +20,7 @@ from jaxdefect.config import (
     SyntheticConfig,
     TrainingConfig,
 )
-from jaxdefect.model_config import SegDecConfig
+from jaxdefect.model_config import RegressionConfig, SegDecConfig
 from jaxdefect.training import checkpoint, loop, stacked, state
 from jaxdefect.training.logging import read_figures
 from jaxdefect.types import InputError
@@ -34,10 +34,11 @@ def configs(tmp_path: Path) -> dict[Path, Config]:
             reader="synthetic",
             root=str(tmp_path / "surfaces"),
             image_size=(64, 64),
+            target="severity",
             synthetic=SyntheticConfig(layout="folder", num_images=16, height=64, width=64),
         ),
-        model=SegDecConfig(kernels="atrous", num_first_convs=1),
-        loss=LossConfig(balance="none"),
+        model=RegressionConfig(),  # of all networks the one that compiles first
+        loss=LossConfig(segmentation="l2", balance="none", decision_weight=0),
         optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
         training=TrainingConfig(epochs=2, steps_per_epoch=1, batch_size=2),
     )
@@ -55,6 +56,7 @@ def weights(workdir: Path, config: Config) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
 
 
+@pytest.mark.slow
 def test_side_by_side_is_as_alone_and_what_a_run_has_is_never_thrown_away(
     configs: dict[Path, Config], tmp_path: Path
 ) -> None:
@@ -82,8 +84,13 @@ def test_side_by_side_is_as_alone_and_what_a_run_has_is_never_thrown_away(
 
 
 def test_side_by_side_with_numbers_of_their_own(configs: dict[Path, Config], tmp_path: Path) -> None:
-    _, first, second = configs.values()
-    first = dataclasses.replace(first, loss=LossConfig(balance="decay", decay_rate=0.25, decision_weight=0.5))
+    _, first, _ = configs.values()
+    first = dataclasses.replace(
+        first,
+        data=dataclasses.replace(first.data, target="soft"),
+        model=SegDecConfig(kernels="atrous", num_first_convs=1),
+        loss=LossConfig(balance="decay", decay_rate=0.25, decision_weight=0.5),
+    )
     second = dataclasses.replace(
         first,
         loss=LossConfig(balance="decay", decay_rate=0.75, decision_weight=1.5),
@@ -111,8 +118,8 @@ def test_a_device_computes_its_runs_by_vmap_as_one_by_one(configs: dict[Path, Co
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.random((2, 1, 64, 64, 1), np.float32),
-        "mask": rng.integers(0, 2, (2, 1, 8, 8, 1)).astype(np.float32),
-        "weight": np.ones((2, 1, 8, 8, 1), np.float32),
+        "mask": rng.integers(0, 2, (2, 1, 16, 16, 1)).astype(np.float32),
+        "weight": np.ones((2, 1, 16, 16, 1), np.float32),
         "label": np.ones((2, 1), np.float32),
         "has_mask": np.ones((2, 1), np.float32),
     }

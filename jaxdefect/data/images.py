@@ -12,7 +12,7 @@ from jaxdefect.types import InputError, Window
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # What network drives and macOS' archives add, thumbnails and deleted images among it.
-_SYSTEM_FOLDERS = frozenset(("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"))
+SYSTEM_FOLDERS = frozenset(("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"))
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -25,7 +25,7 @@ _MAX_PIXELS = 2**30  # OpenCV's own limit
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is none of the user's: hidden (macOS leaves `._a.png`) or the system's."""
-    return name.startswith(".") or name in _SYSTEM_FOLDERS
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def read_image(path: Path, *, num_channels: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxdefect.data.images import IMAGE_SUFFIXES, is_hidden
+from jaxdefect.data.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS, is_hidden
 from jaxdefect.types import InputError
 
 MAP_FOLDER, OVERLAY_FOLDER = "maps", "overlays"
@@ -105,8 +105,8 @@ def _matching(pattern: str) -> list[str]:
     if os.pardir in pattern[len(_fixed_part(pattern)) :].split(os.sep):  # would lead out of the folder of the results
         raise InputError(f"{pattern}: '..' after a wildcard; write the pattern without it")
     paths = [path for path in glob.iglob(pattern, recursive=True) if _is_image(path) and os.path.isfile(path)]
-    named = set(pattern.split(os.sep))  # asked for all the same
-    return [path for path in paths if not any(map(is_hidden, set(path.split(os.sep)) - named))]
+    unwanted = SYSTEM_FOLDERS.difference(pattern.split(os.sep))
+    return [path for path in paths if unwanted.isdisjoint(path.split(os.sep))]
 
 
 def _fixed_part(pattern: str) -> str:

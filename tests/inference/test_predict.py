@@ -305,6 +305,8 @@ def test_usage_errors_name_what_is_wrong(folder, tmp_path, predictor, monkeypatc
         ("*/x.png", {"a/x.png", "b/x.png"}),
         ("**/x.png", {"a/x.png", "b/x.png", "x.png"}),
         ("?.*", {"x.bmp", "x.png", "x.tiff"}),
+        (".*.png", {".hidden.png"}),
+        ("@eaDir/*", {"x.png"}),
     ],
 )
 def test_folder_file_and_pattern(folder, tmp_path, monkeypatch, source, ids):

@@ -5,12 +5,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from jaxdefect.metrics.counts import count_figures
-from jaxdefect.metrics.pixel import (
-    NUM_BINS,
-    best_pixel_threshold,
-    pixel_counts,
-    pixel_histogram,
-)
+from jaxdefect.metrics.pixel import NUM_BINS, best_pixel_threshold, pixel_counts, pixel_histogram
 
 
 def _maps(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

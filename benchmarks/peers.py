@@ -40,7 +40,7 @@ from benchmarks.sides import CASES, Case
 from jaxdefect.benchmark import environment, measure, modes, results
 from jaxdefect.model_config import check_image_size
 from jaxdefect.types import InputError
-from launch import cli
+from launch import cli, memory
 
 _CASES = flags.DEFINE_list("cases", None, "Cases to run; all by default.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Of both sides.")
@@ -129,7 +129,7 @@ def compare(case: Case, *, device: str) -> dict[str, Any]:
       RuntimeError: the outputs, or what a training's first step makes of them, differ by more than `_TOLERANCE`.
       EOFError, OSError: a side's process has failed; what it printed says why.
     """
-    tunables = cli.memory_settings(has_huge_pages=True, keeps_memory=not case.is_training)
+    tunables = memory.settings(has_huge_pages=True, keeps_memory=not case.is_training)
     if _MEMORY_SETTINGS.value:
         os.environ["GLIBC_TUNABLES"] = tunables  # which the processes started now read
     settings = ["eager", "channels_last"] + (["compile", "compile_channels_last"] if _COMPILE.value else [])

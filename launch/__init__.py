@@ -3,7 +3,11 @@
 import signal
 import sys
 
-# python -m launch.VERB: Ctrl-C ends the imports, which take seconds, without a traceback; where a shell's background
-# job ignores it, it stays ignored.
-if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from launch import memory
+
+if sys.argv[0] == "-m":  # python -m launch.VERB, and nothing imported yet
+    memory.start_with_settings()
+    # Ctrl-C ends the imports, which take seconds, without a traceback; where a shell's background job ignores it, it
+    # stays ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import hashlib
 import os
-import platform
 import re
 import runpy
 import signal
@@ -26,14 +25,13 @@ from rich.console import Console
 from jaxdefect import config as config_lib
 from jaxdefect import processor, user_files
 from jaxdefect.types import InputError
+from launch import memory
 
 if TYPE_CHECKING:  # decoding processes import this file, and need no JAX
     from jaxdefect.inference.predictor import Predictor
 
 _ARCHITECTURE = "config.model.architecture"
 _TABLE_COLUMNS = 160
-_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_TUNABLES = "GLIBC_TUNABLES"
 
 
 def run(
@@ -41,15 +39,15 @@ def run(
     *,
     has_config: bool = False,
     lists: Collection[str] = (),
-    keeps_memory: bool = False,
 ) -> None:
     """Runs `main(argv)` under absl; with `has_config`, `--config=FILE[:ARGUMENT]` and `--config.KEY=VALUE` are flags.
 
-    The flags named in `lists` take their values as `--runs A B` besides absl's `--runs=A,B`. With `keeps_memory` the
-    process returns no memory that it may want again.
+    The flags named in `lists` take their values as `--runs A B` besides absl's `--runs=A,B`.
     Exit code: what `main` returns; 2 after an `InputError` or a wrong flag.
     """
-    _start_with_memory_settings(keeps_memory=keeps_memory)
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None and spec.name in sys.orig_argv:  # by python -m, not inside another program
+        memory.start_with_settings()  # the benchmarks; a launcher already has
     sys.argv = _join(sys.argv, lists)
     _keep_compiled_programs()
     try:
@@ -76,40 +74,6 @@ def _join(argv: Sequence[str], lists: Collection[str]) -> list[str]:
         if not flag:
             joined.append(argument)
     return joined[:-1]
-
-
-def memory_settings(*, has_huge_pages: bool, keeps_memory: bool) -> str:
-    """The value of GLIBC_TUNABLES, which glibc reads when a process starts and never again.
-
-    Args:
-      has_huge_pages: for large arrays: on a CPU a training step is a sixth faster. Those of an image, of a few MB, then
-        come from a heap that keeps 128 MB, as every new huge page is cleared whole: the input is a fifth faster.
-      keeps_memory: one heap for all threads (others are small, and return what is above their size) that returns
-        nothing: for a process that waits for its work, whose free memory a virtual machine would take away.
-    """
-    settings: dict[str, int] = {}
-    if has_huge_pages:
-        settings |= {"hugetlb": 1, "mmap_threshold": 2**25, "trim_threshold": 2**27}
-    if keeps_memory:
-        settings |= {"arena_max": 1, "mmap_threshold": 2**40, "trim_threshold": 2**40}
-    return ":".join(f"glibc.malloc.{name}={value}" for name, value in settings.items())
-
-
-def _start_with_memory_settings(*, keeps_memory: bool) -> None:
-    """Starts the program anew with `memory_settings`; huge pages where Linux leaves the choice to programs."""
-    spec = sys.modules["__main__"].__spec__
-    is_launcher = spec is not None and spec.name in sys.orig_argv  # by python -m, not inside another program
-    if not is_launcher or _TUNABLES in os.environ or platform.libc_ver()[0] != "glibc":
-        return
-    try:
-        is_left_to_programs = "[madvise]" in _PAGES.read_text()
-    except OSError:  # a kernel without huge pages
-        is_left_to_programs = False
-    settings = memory_settings(has_huge_pages=is_left_to_programs, keeps_memory=keeps_memory)
-    if settings:
-        os.environ[_TUNABLES] = settings
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # images are shrunk in several threads already
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _keep_compiled_programs() -> None:

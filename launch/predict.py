@@ -18,7 +18,6 @@ Exit code: 0, or 1 when some image could not be read (predictions.jsonl says whi
 
 import dataclasses
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -201,5 +200,4 @@ def _table(summary: batch.Summary, *, predictor: Predictor, results: Path) -> Ta
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    is_waiting = any(argument.lstrip("-").partition("=")[0] == "watch" for argument in sys.argv[1:])
-    cli.run(main, keeps_memory=is_waiting)
+    cli.run(main)

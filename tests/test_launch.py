@@ -231,28 +231,23 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_launcher_starts_once_more_for_its_memory_unless_told_otherwise(tmp_path: Path) -> None:
-    (tmp_path / "probe.py").write_text(
-        "import os, sys\n"
-        "from absl import flags\n"
-        "from launch import cli\n"
-        "flags.DEFINE_bool('watch', False, '')\n"
-        "print('start', flush=True)\n"
-        "cli.run(lambda argv: print(os.environ.get('GLIBC_TUNABLES')), keeps_memory='--watch' in sys.argv)\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import os\nprint(os.environ.get('GLIBC_TUNABLES'), flush=True)\n")
+    (tmp_path / "benchmark.py").write_text("from launch import cli\ncli.run(lambda argv: None)\n")
     pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     has_huge_pages = pages.exists() and "[madvise]" in pages.read_text()
     huge, heap = ["hugetlb=1"], [f"mmap_threshold={2**25}", f"trim_threshold={2**27}"]
     kept = ["arena_max=1", f"mmap_threshold={2**40}", f"trim_threshold={2**40}"]
     huge, heap = (huge, heap) if has_huge_pages else ([], [])
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    for own, arguments, starts, settings in (
-        ({}, [], 2 if huge else 1, [*huge, *heap] or ["None"]),
-        ({}, ["--watch"], 2, [*huge, *kept]),
-        ({"GLIBC_TUNABLES": ""}, ["--watch"], 1, [""]),
+    for own, command, starts, settings in (
+        ({}, ["benchmark"], 2 if huge else 1, [*huge, *heap] or ["None"]),
+        ({}, ["launch.cli"], 2 if huge else 1, [*huge, *heap] or ["None"]),
+        ({}, ["launch.cli", "--watch"], 2, [*huge, *kept]),
+        ({"GLIBC_TUNABLES": ""}, ["launch.cli", "--watch"], 1, [""]),
     ):
-        found = environment | {"PYTHONPATH": str(ROOT)} | own
-        command = [sys.executable, "-m", "probe", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=found, check=True)
-        *lines, last = done.stdout.split("\n")[:-1]
-        assert lines == ["start"] * starts
+        found = environment | {"PYTHONPATH": f"{tmp_path}:{ROOT}"} | own
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, env=found, check=True)
+        assert done.stderr == ""
+        *_, last = lines = done.stdout.split("\n")[:-1]
+        assert len(lines) == starts
         assert sorted(last.replace("glibc.malloc.", "").split(":")) == sorted(settings)

@@ -5,24 +5,24 @@ The loop never waits for the step that it has just dispatched: it reads the figu
 
 import contextlib
 import dataclasses
+import itertools
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdefect import models
 from jaxdefect.config import Config
 from jaxdefect.data import checks, images, pipeline, readers
 from jaxdefect.models import pretrained
 from jaxdefect.training import checkpoint, resident, runs, state, step, traced, validation
+from jaxdefect.training.interruption import Interruption
 from jaxdefect.training.logging import CONSOLE, MetricWriter, progress, read_figures
 from jaxdefect.types import InputError, Sample, Split
 
@@ -30,31 +30,15 @@ _FIRST_IMAGES = 8  # that pretrained weights are fitted to, where their batch no
 _ADVICE = "lower config.optimizer.learning_rate or set config.optimizer.gradient_clip, in a new --workdir"
 
 
-class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into a flag that the loop looks at; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __enter__(self) -> "Interruption":
-        self._old = {int(n): signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        # Nothing is printed here: a handler runs in the middle of anything, of printing too.
-        self.signal = number
-        signal.signal(number, self._old[number])
-
-
 class Part(NamedTuple):
     """What a run that is part of a system is given instead of reading it by its config."""
 
     samples: Sequence[Sample]
     split: Split
+
+
+# (number of the last step, state) -> (that of the last step now dispatched, state, figures)
+Advance = Callable[[int, state.TrainState], tuple[int, state.TrainState, step.Metrics]]
 
 
 @dataclasses.dataclass
@@ -97,15 +81,18 @@ def train(config: Config, workdir: Path, *, part: Part | None = None, goes_on: b
         if start:
             CONSOLE.print(f"resuming after step {start}")
         describe_devices(session.mesh, f"config.training.batch_size = {config.training.batch_size}")
+        stages_left = [stage for stage in stages if start < stage.end]
+        # Before the weights: what is kept of its program is read while they are made.
+        advance = _advance(session, stages_left[0], batches, start) if stages_left else None
         current = state_at(session, stages, batches, start=start)
         current = step.replicate(current, session.mesh)
         interruption = stack.enter_context(Interruption())
-        for stage in stages:
-            if start >= stage.end:
-                continue
+        for stage in stages_left:
             if start == stage.start and start > 0:
                 current = step.replicate(state.next_stage(current, config, stage), session.mesh)
-            start, current = _train_stage(session, stage, start, current, batches, interruption)
+            advance = advance or _advance(session, stage, batches, start)
+            start, current = _train_stage(session, stage, start, current, advance, interruption)
+            advance = None
             if interruption.signal is not None and (goes_on or start < stages[-1].end):
                 CONSOLE.print(f"stopped after step {start}, checkpoint saved; the same command resumes there")
                 return 128 + interruption.signal
@@ -175,14 +162,13 @@ def _train_stage(
     stage: state.Stage,
     start: int,
     current: state.TrainState,
-    batches: pipeline.Batches,
+    advance: Advance,
     interruption: Interruption,
 ) -> tuple[int, state.TrainState]:
     """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the state there."""
     config = session.run.config
     if start > stage.start and _has_converged(session, start):
         return stage.end, current
-    advance = (_resident_steps if config.training.scan_steps else _fed_steps)(session, stage, batches, start)
     bar, task = progress(total=stage.end, done=start)
     bar.update(task, description=stage.name)
     clock, since, number = time.monotonic(), start, start
@@ -212,30 +198,40 @@ def _train_stage(
     return stage.end, current
 
 
-# (number of the last step, state) -> (that of the last step now dispatched, state, figures)
-Advance = Callable[[int, state.TrainState], tuple[int, state.TrainState, step.Metrics]]
+def _advance(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
+    """What trains `stage` after step `start`, `batches` being those of the whole run."""
+    return (_resident_steps if session.run.config.training.scan_steps else _fed_steps)(session, stage, batches, start)
 
 
 def _fed_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
     """One step at a time, on the batches that Grain reads ahead."""
     config = session.run.config
-    compiled = _kept(session, stage, step.make_step(session.module, config, stage, mesh=session.mesh))
+    made = step.make_step(session.module, config, stage, mesh=session.mesh)
     reader = pipeline.iterate(batches, start=start, num_workers=config.data.num_workers)
+    placed = (step.place(batch, session.mesh) for batch in reader)
+    first = next(placed)
+    compiled = _kept(session, stage, made, [first])
+    rest = itertools.chain([first], placed)
 
     def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
-        return number + 1, *compiled(current, step.place(next(reader), session.mesh))
+        return number + 1, *compiled(current, next(rest))
 
     return advance
 
 
-def _kept(session: Session, stage: state.Stage, made: traced.AnyStep, *about: Any) -> traced.AnyStep:
-    """`made`, which follows from these, traced at most once for all starts."""
-    return traced.keep(made, (session.run.config, session.steps_per_epoch, stage.name, session.mesh, *about))
+def _kept(
+    session: Session, stage: state.Stage, made: traced.AnyStep, first: Sequence[Any], *about: Any
+) -> traced.AnyStep:
+    """`made`, which follows from these, traced at most once for all starts; `first` is its first call's input."""
+    config, replicated = session.run.config, NamedSharding(session.mesh, PartitionSpec())
+    template = jax.eval_shape(lambda: state.initial_state(session.module, config, stage))
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), template)
+    about = (config, session.steps_per_epoch, stage.name, session.mesh, *about)
+    return traced.keep(made, about, first=(template, first))
 
 
 def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batches, start: int) -> Advance:
     """Several steps at a time, up to the end of the epoch, on a training set that stays on the devices."""
-    del start
     config, targets = session.run.config, session.run.targets
     draws = pipeline.training_draws(
         session.train_samples,
@@ -248,12 +244,17 @@ def _resident_steps(session: Session, stage: state.Stage, batches: pipeline.Batc
         session.elements = resident.load(session.train_samples, config, targets=targets, mesh=session.mesh)
     elements = session.elements
     made = resident.make_chunk(session.module, config, stage, targets=targets, mesh=session.mesh)
-    compiled = _kept(session, stage, made, targets)
 
-    def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
+    def inputs(number: int) -> tuple[resident.Elements, np.ndarray, np.int32]:
         rest_of_epoch = session.steps_per_epoch - number % session.steps_per_epoch
         end = number + min(resident.steps_per_call(config, session.mesh), rest_of_epoch)
-        return end, *compiled(current, elements, draws[number:end], np.int32(number))
+        return elements, draws[number:end], np.int32(number)
+
+    compiled = _kept(session, stage, made, inputs(start), targets)
+
+    def advance(number: int, current: state.TrainState) -> tuple[int, state.TrainState, step.Metrics]:
+        of_call = inputs(number)
+        return number + len(of_call[1]), *compiled(current, *of_call)
 
     return advance
 

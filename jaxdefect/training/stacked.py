@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdefect.config import Config, DataConfig, SplitConfig
 from jaxdefect.data import pipeline
 from jaxdefect.training import loop, state, step, traced
+from jaxdefect.training.interruption import Interruption
 from jaxdefect.training.logging import CONSOLE, progress
 from jaxdefect.types import InputError
 
@@ -88,7 +89,7 @@ def train(
         loop.describe_devices(mesh, f"the number of runs, {len(sessions)},")
         parted = NamedSharding(mesh, PartitionSpec("runs"))
         current = jax.device_put(current, parted)
-        interruption = stack.enter_context(loop.Interruption())
+        interruption = stack.enter_context(Interruption())
         for stage in stages:
             if start >= stage.end:
                 continue
@@ -180,7 +181,7 @@ def _train_stage(
     start: int,
     current: state.TrainState,
     batches: list[pipeline.Batches],
-    interruption: loop.Interruption,
+    interruption: Interruption,
     mesh: Mesh,
 ) -> tuple[int, state.TrainState]:
     """Steps start + 1 to stage.end, or to where it is interrupted; returns the step reached and the states there."""

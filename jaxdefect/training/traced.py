@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -36,12 +37,14 @@ _LOGGER = logging.getLogger(__name__)
 AnyStep = TypeVar("AnyStep", bound=Callable[..., tuple[TrainState, Metrics]])
 
 
-def keep(step: AnyStep, about: Sequence[Any]) -> AnyStep:
+def keep(step: AnyStep, about: Sequence[Any], *, first: tuple[TrainState, Sequence[Any]] | None = None) -> AnyStep:
     """A compiled step that gives what `step` does, the state donated, traced at most once for all processes.
 
     Args:
       step: compiled, (state, ...) -> (state, metrics); what follows the state are arrays, or dicts of arrays.
       about: all that it was made of besides this package's code; known by their `repr`.
+      first: the first call's state and other arguments, or their shapes with shardings: what is kept for them is read
+        from now on, in a thread, as that takes seconds in which something else can be done.
 
     Returns:
       `step` itself where nothing is kept.
@@ -52,37 +55,49 @@ def keep(step: AnyStep, about: Sequence[Any]) -> AnyStep:
         return step
     programs: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
 
-    def run(state: TrainState, *inputs: Any) -> tuple[TrainState, Metrics]:
-        leaves, structure = jax.tree.flatten(state)
+    def program(state: TrainState, inputs: Sequence[Any]) -> Callable[..., Any]:
         shapes = tuple(map(np.shape, jax.tree.leaves(inputs)))
         if shapes not in programs:
-            programs[shapes] = _program(step, structure, (leaves, *inputs), about, Path(folder))
-        leaves, metrics = programs[shapes](leaves, *inputs)
-        return jax.tree.unflatten(structure, leaves), metrics
+            programs[shapes] = _program(step, state, inputs, _path(state, inputs, about, Path(folder)))
+        return programs[shapes]
 
+    def run(state: TrainState, *inputs: Any) -> tuple[TrainState, Metrics]:
+        if reader is not None:
+            reader.join()
+        leaves, metrics = program(state, inputs)(jax.tree.leaves(state), *inputs)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
+
+    reader = None
+    if first and _path(*first, about, Path(folder)).exists():
+        reader = threading.Thread(target=program, args=first)
+        reader.start()
     return cast(AnyStep, run)
 
 
-def _program(
-    step: Callable[..., Any], structure: Any, inputs: Any, about: Sequence[Any], folder: Path
-) -> Callable[..., Any]:
-    """The step, compiled, as a function of the state's leaves and its inputs: from `folder` if it can be."""
+def _path(state: TrainState, inputs: Sequence[Any], about: Sequence[Any], folder: Path) -> Path:
+    """The file of the step for arguments of such shapes."""
+    leaves, structure = jax.tree.flatten(state)
+    shapes = jax.tree.map(_shape_of, (leaves, *inputs))
+    everything = (_AT_IMPORT, jax.config.values, jax.export.default_export_platform(), str(structure), shapes, *about)
+    return folder / f"step-{hashlib.sha256(repr(everything).encode()).hexdigest()}"
+
+
+def _program(step: Callable[..., Any], state: TrainState, inputs: Sequence[Any], path: Path) -> Callable[..., Any]:
+    """The step, compiled, as a function of the state's leaves and its inputs: from the file if it can be."""
+    leaves, structure = jax.tree.flatten(state)
+    shapes = jax.tree.map(_shape_of, (leaves, *inputs))
 
     def flat(leaves: list[jax.Array], *inputs: Any) -> tuple[list[jax.Array], Metrics]:
         state, metrics = step(jax.tree.unflatten(structure, leaves), *inputs)
         return jax.tree.leaves(state), metrics
 
-    where = jax.export.default_export_platform()
-    shapes = jax.tree.map(_shape_of, inputs)
-    everything = (_AT_IMPORT, jax.config.values, where, str(structure), shapes, *about)
-    path = folder / f"step-{hashlib.sha256(repr(everything).encode()).hexdigest()}"
     try:
         exported = _read(path)
         if exported is None:
-            exported = jax.export.export(jax.jit(flat), platforms=[where])(*shapes)
+            exported = jax.export.export(jax.jit(flat), platforms=[jax.export.default_export_platform()])(*shapes)
             _write(path, bytes(exported.serialize()))
         program = jax.jit(exported.call, donate_argnums=0)
-        program.lower(*inputs)
+        program.lower(*shapes).compile()
     except (NotImplementedError, ValueError) as error:
         # JAX can compile some programs that it cannot export; where the step itself is wrong, it fails again.
         _LOGGER.warning("the traced step cannot be kept: %s", error)
@@ -90,7 +105,9 @@ def _program(
     return program
 
 
-def _shape_of(array: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
+def _shape_of(array: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return array
     # Without a sharding where JAX may still choose it: asked for, the place where the array happens to be is an order.
     sharding = array.sharding if isinstance(array, jax.Array) and array.committed else None
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -95,9 +96,15 @@ def test_a_stopped_run_ends_with_the_same_numbers(
     config: Config, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, after: int
 ) -> None:
     """Stopped in the middle of an epoch (after 7 steps), at its end, and at the end of all; by a step that is not kept
-    on disk too.
+    on disk too. One that is kept is read in a thread, while the weights are.
     """
-    iterate = pipeline.iterate
+    iterate, read, threads = pipeline.iterate, traced._read, []
+
+    def reading(path: Path) -> jax.export.Exported | None:
+        threads.append(threading.current_thread())
+        return read(path)
+
+    monkeypatch.setattr(traced, "_read", reading)
 
     def stopping(*arguments, **settings) -> Iterator[dict]:
         for number, batch in enumerate(iterate(*arguments, **settings)):
@@ -119,6 +126,8 @@ def test_a_stopped_run_ends_with_the_same_numbers(
             assert code == (0 if is_finished else 128 + signal.SIGTERM)
             assert checkpoint.open_checkpoints(tmp_path).latest_step() == after + 1
     assert loop.train(config, tmp_path) == 0
+    assert threads
+    assert threading.main_thread() not in threads
 
     expected = leaves(finished, config)
     for path, value in leaves(tmp_path, config).items():

@@ -255,10 +255,9 @@ def _to_points(strip: jax.Array, matrix: np.ndarray, *, num_tiles: tuple[int, in
 def _evaluate(maps: jax.Array, matrix: np.ndarray, *, num_tiles: int, axis: int) -> list[jax.Array]:
     """Along an axis, which keeps one place for a tile: for every point an array."""
 
-    def places(first: int) -> jax.Array:
-        return lax.slice_in_dim(maps, first, first + _TILE * (num_tiles - 1) + 1, _TILE, axis)
-
-    return [_weighted_sum(row, [places(first) for first in range(len(row))]) for row in matrix]
+    last = _TILE * (num_tiles - 1)
+    places = [lax.slice_in_dim(maps, first, first + last + 1, _TILE, axis) for first in range(matrix.shape[1])]
+    return [_weighted_sum(row, places) for row in matrix]
 
 
 def _from_points(values: list[jax.Array], matrix: np.ndarray) -> jax.Array:
@@ -266,8 +265,8 @@ def _from_points(values: list[jax.Array], matrix: np.ndarray) -> jax.Array:
 
     Returns [B, rows, 4, dilation, columns, 4, dilation, O].
     """
-    rows = jnp.stack([_weighted_sum(factors, values) for factors in matrix.T], axis=5)
-    return jnp.stack([_weighted_sum(factors, list(rows)) for factors in matrix.T], axis=2)
+    rows = list(jnp.stack([_weighted_sum(factors, values) for factors in matrix.T], axis=5))
+    return jnp.stack([_weighted_sum(factors, rows) for factors in matrix.T], axis=2)
 
 
 def _weighted_sum(factors: np.ndarray, terms: list[jax.Array]) -> jax.Array:

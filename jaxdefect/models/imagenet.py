@@ -15,6 +15,7 @@ from jaxdefect.models import convolution
 from jaxdefect.models.depthwise import convolve_depthwise
 from jaxdefect.models.doubled import convolve_doubled
 from jaxdefect.models.few_channels import convolve_few, has_few_channels
+from jaxdefect.models.layers import BatchNorm
 from jaxdefect.models.pointwise import convolve_pointwise
 from jaxdefect.models.xla import Sides, convolve_directly
 
@@ -138,13 +139,8 @@ class ConvBatchNorm(nn.Module):
             normalized = lax.platform_dependent(convolved, factor, shift, cpu=_scale_and_shift, default=_shift)
             self.sow("intermediates", NORMALIZED, normalized)  # for `pretrained.unfold_norms`
         else:
-            normalized = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=NORM_MOMENTUM,
-                epsilon=NORM_EPSILON,
-                dtype=self.dtype,
-                name="norm",
-            )(convolved)
+            norm = BatchNorm(NORM_EPSILON, NORM_MOMENTUM, self.dtype, name="norm")
+            normalized = norm(convolved, train=train)
         return normalized if self.activation is None else self.activation(normalized)
 
     def _fixed_norm(self) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,8 @@
 """Blocks that the architectures share: convolutions, norms, squeeze-and-excitation."""
 
 import functools
-from typing import Literal
+import math
+from typing import Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -82,40 +83,65 @@ def score_logit(probability: jax.Array, kind: Literal["mean", "max"], *, logit: 
     return lax.stop_gradient(jnp.log(score) - jnp.log1p(-score))
 
 
-def _norm_factor(variance: jax.Array, *, num_pixels: int, is_official: bool) -> jax.Array:
-    """What the distance from the mean is multiplied with, of the biased variance: same shape."""
+def _norm_factor(variance: jax.Array, *, count: int, epsilon: float, is_official: bool) -> jax.Array:
+    """What the distance from the mean is multiplied with, of the biased variance of `count` values: same shape."""
     if not is_official:
-        return lax.rsqrt(variance + NORM_EPSILON)
-    variance = variance * (num_pixels / max(num_pixels - 1, 1))
+        return lax.rsqrt(variance + epsilon)
+    variance = variance * (count / max(count - 1, 1))
     # The square root's slope at 0 is infinite; a constant channel must have gradient 0, not NaN.
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
-    return lax.rsqrt(deviation + NORM_EPSILON)
+    return lax.rsqrt(deviation + epsilon)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+class _Kind(NamedTuple):
+    """Which norm: over which axes of [B, H, W, C], with which epsilon; whether of the root of the unbiased variance."""
+
+    axes: tuple[int, ...]
+    epsilon: float = NORM_EPSILON
+    is_official: bool = False
+
+    def factor(self, variance: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        count = math.prod(shape[axis] for axis in self.axes)
+        return _norm_factor(variance, count=count, epsilon=self.epsilon, is_official=self.is_official)
+
+
 def feature_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, is_official: bool) -> jax.Array:
-    """What `FeatureNorm` computes: x [B, H, W, C], scale and bias [C] -> [B, H, W, C].
+    """What `FeatureNorm` computes: x [B, H, W, C], scale and bias [C] -> [B, H, W, C]."""
+    return _normalize(x, scale, bias, _Kind((1, 2), is_official=is_official))[0]
+
+
+_Normalized = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, kind: _Kind) -> _Normalized:
+    """The normalised map [B, H, W, C], mean and biased variance as `_moments`; through these two goes no gradient.
 
     The gradient is written out, in two passes over the map; the derived one takes twice as long on a CPU.
     """
-    return _feature_norm_forward(x, scale, bias, is_official)[0]
+    return cast(_Normalized, _normalize_by_hand(x, scale, bias, kind))
 
 
-def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Distance from the mean, [B, H, W, C] float32; mean and biased variance, [B, 1, 1, C]."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize_by_hand(x: jax.Array, scale: jax.Array, bias: jax.Array, kind: _Kind) -> _Normalized:
+    return _normalize_forward(x, scale, bias, kind)[0]
+
+
+def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Distance from the mean, [B, H, W, C] float32; mean and biased variance, of length 1 along the axes."""
     values = x.astype(jnp.float32)
-    mean, variance = lax.platform_dependent(values, cpu=_moments_in_turn, default=_moments_at_once)
+    in_turn, at_once = (functools.partial(way, axes=axes) for way in (_moments_in_turn, _moments_at_once))
+    mean, variance = lax.platform_dependent(values, cpu=in_turn, default=at_once)
     # Not what the variance is made of: XLA would write it out, as it is used twice, and read it again.
     return values - wait_for(variance, mean), mean, variance
 
 
-def _moments_in_turn(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance over rows and columns. A CPU computes one sum at a time anyway."""
-    mean = jnp.mean(values, axis=(1, 2), keepdims=True)
-    return mean, jnp.mean(jnp.square(values - mean), axis=(1, 2), keepdims=True)
+def _moments_in_turn(values: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance. A CPU computes one sum at a time anyway."""
+    mean = jnp.mean(values, axis=axes, keepdims=True)
+    return mean, jnp.mean(jnp.square(values - mean), axis=axes, keepdims=True)
 
 
-def _moments_at_once(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _moments_at_once(values: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """The same from two sums that XLA computes in one pass over the map.
 
     They are sums of distances from the mean of some pixels, so that the squares do not cancel out: with a mean of a
@@ -123,44 +149,44 @@ def _moments_at_once(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     outliers (at 1408x512).
     """
     rows, columns = (max(side // 8, 1) for side in values.shape[1:3])
-    near = jnp.mean(values[:, ::rows, ::columns], axis=(1, 2), keepdims=True)
-    distance = jnp.mean(values - near, axis=(1, 2), keepdims=True)
-    square = jnp.mean(jnp.square(values - near), axis=(1, 2), keepdims=True)
+    near = jnp.mean(values[:, ::rows, ::columns], axis=axes, keepdims=True)
+    distance = jnp.mean(values - near, axis=axes, keepdims=True)
+    square = jnp.mean(jnp.square(values - near), axis=axes, keepdims=True)
     return near + distance, jnp.maximum(square - jnp.square(distance), 0)
 
 
 _NormResiduals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-def _feature_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, is_official: bool
-) -> tuple[jax.Array, _NormResiduals]:
-    centered, mean, variance = _moments(x)
-    factor = _norm_factor(variance, num_pixels=x.shape[1] * x.shape[2], is_official=is_official)
-    return (centered * (factor * scale) + bias).astype(x.dtype), (x, mean, variance, scale, bias)
+def _normalize_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, kind: _Kind
+) -> tuple[_Normalized, _NormResiduals]:
+    centered, mean, variance = _moments(x, kind.axes)
+    normalized = (centered * (kind.factor(variance, x.shape) * scale) + bias).astype(x.dtype)
+    return (normalized, mean, variance), (x, mean, variance, scale, bias)
 
 
-def _feature_norm_backward(
-    is_official: bool, residuals: _NormResiduals, gradient: jax.Array
+def _normalize_backward(
+    kind: _Kind, residuals: _NormResiduals, gradients: _Normalized
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, mean, variance, scale, bias = residuals
-    num_pixels = x.shape[1] * x.shape[2]
-    gradient = gradient.astype(jnp.float32)
+    count = math.prod(x.shape[axis] for axis in kind.axes)
+    gradient = gradients[0].astype(jnp.float32)
     # Not the forward pass's own difference: XLA would write that out for the variance, as it is used twice.
     centered = x.astype(jnp.float32) - wait_for(gradient, mean)
-    mean_gradient = jnp.mean(gradient, axis=(1, 2), keepdims=True)
+    mean_gradient = jnp.mean(gradient, axis=kind.axes, keepdims=True)
     # Not of `centered`: XLA would keep that from the forward pass on beside x, a third of a training step's memory.
-    correlation = jnp.mean(gradient * x.astype(jnp.float32), axis=(1, 2), keepdims=True) - mean * mean_gradient
-    of_variance = functools.partial(_norm_factor, num_pixels=num_pixels, is_official=is_official)
-    factor, pull_back = jax.vjp(of_variance, variance)
-    (slope,) = pull_back(2.0 * scale * correlation)  # a pixel moves the variance by 2 / num_pixels of its distance
+    product = jnp.mean(gradient * x.astype(jnp.float32), axis=kind.axes, keepdims=True)
+    correlation = product - mean * mean_gradient
+    factor, pull_back = jax.vjp(functools.partial(kind.factor, shape=x.shape), variance)
+    (slope,) = pull_back(2.0 * scale * correlation)  # a pixel moves the variance by 2 / count of its distance
     to_x = (gradient - mean_gradient) * (factor * scale) + centered * slope
-    to_scale = num_pixels * jnp.sum(correlation * factor, axis=(0, 1, 2))
-    to_bias = num_pixels * jnp.sum(mean_gradient, axis=(0, 1, 2))
+    to_scale = count * jnp.sum(correlation * factor, axis=(0, 1, 2))
+    to_bias = count * jnp.sum(mean_gradient, axis=(0, 1, 2))
     return to_x.astype(x.dtype), to_scale.astype(scale.dtype), to_bias.astype(bias.dtype)
 
 
-feature_norm.defvjp(_feature_norm_forward, _feature_norm_backward)
+_normalize_by_hand.defvjp(_normalize_forward, _normalize_backward)
 
 
 class FeatureNorm(nn.Module):
@@ -181,10 +207,39 @@ class FeatureNorm(nn.Module):
         return feature_norm(x, scale, bias, self.is_official)
 
 
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe & Szegedy 2015): [B, H, W, C] -> [B, H, W, C] in `dtype`; variables and numbers of Flax's own.
+
+    In training the mean and biased variance of the batch, which "batch_stats" follow with `momentum`; else those.
+    Its gradient is that of `feature_norm`.
+    """
+
+    epsilon: float = NORM_EPSILON
+    momentum: float = 0.99
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        averages = [self.variable("batch_stats", "mean", jnp.zeros, shape)]
+        averages.append(self.variable("batch_stats", "var", jnp.ones, shape))
+        if not train:
+            mean, variance = (average.value for average in averages)
+            factor = lax.rsqrt(variance + self.epsilon) * scale
+            return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+        normalized, *moments = _normalize(x, scale, bias, _Kind((0, 1, 2), self.epsilon))
+        if not self.is_initializing():
+            for average, moment in zip(averages, moments, strict=True):
+                average.value = self.momentum * average.value + (1 - self.momentum) * moment.reshape(shape)
+        return normalized.astype(self.dtype)
+
+
 def normalize(x: jax.Array, *, norm: Norm, train: bool, name: str = "norm") -> jax.Array:
     """Normalises [B, H, W, C] by a submodule `name` of the module that is being called."""
     if norm == "batch":
-        return nn.BatchNorm(use_running_average=not train, epsilon=NORM_EPSILON, dtype=x.dtype, name=name)(x)
+        return BatchNorm(dtype=x.dtype, name=name)(x, train=train)
     return FeatureNorm(norm == "feature_official", name=name)(x)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.model_config import RegressionConfig, check_image_size
-from jaxdefect.models.layers import NORM_EPSILON, Conv, score_logit
+from jaxdefect.models.layers import BatchNorm, Conv, score_logit
 from jaxdefect.models.precision import array_dtype, with_precision
 from jaxdefect.types import MAX_SEVERITY
 
@@ -70,10 +70,7 @@ class Activation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        norm = nn.BatchNorm(
-            use_running_average=not train, momentum=_MOMENTUM, epsilon=NORM_EPSILON, dtype=self.dtype, name="norm"
-        )
-        return nn.relu(norm(x))
+        return nn.relu(BatchNorm(momentum=_MOMENTUM, dtype=self.dtype, name="norm")(x, train=train))
 
 
 class ResidualStage(nn.Module):
@@ -122,10 +119,7 @@ class Regression(nn.Module):
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         config, dtype = self.config, array_dtype(self.config.dtype)
         check_image_size(image.shape[1], image.shape[2], step=config.size_step)
-        norm = nn.BatchNorm(
-            use_running_average=not train, momentum=_MOMENTUM, epsilon=NORM_EPSILON, dtype=dtype, name="input_norm"
-        )
-        x = norm(image)
+        x = BatchNorm(momentum=_MOMENTUM, dtype=dtype, name="input_norm")(image, train=train)
         x = nn.relu(Conv(16, 5, dtype=dtype, name="conv1")(x))
         x = _pool(x, 2)
         x = nn.relu(Conv(16, 3, dtype=dtype, name="conv2")(x))

@@ -1,5 +1,7 @@
 """Shared blocks whose gradients are written by hand, against XLA's and float64 ones."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,34 @@ def test_gradients_of_the_norm_are_those_of_float64_differences(is_official):
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_is_that_of_flax(train):
+    rng = np.random.default_rng(0)
+    x, direction = (rng.normal(mean, 2, (3, 5, 6, 4)).astype(np.float32) for mean in (3, 0))
+    params, averages = (
+        {name: rng.uniform(0.5, 2, 4).astype(np.float32) for name in names}
+        for names in (("scale", "bias"), ("mean", "var"))
+    )
+    flax = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=0.01, use_fast_variance=False)
+    ours = layers.BatchNorm(0.01, momentum=0.9)
+
+    def run(apply, *arguments):
+        def loss(params, x):
+            variables = {"params": params, "batch_stats": averages}
+            value, updated = apply(variables, x, mutable=["batch_stats"])
+            return jnp.sum(value * direction), (value, updated)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(*arguments)
+
+    found, expected = run(functools.partial(ours.apply, train=train), params, x), run(flax.apply, params, x)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), found, expected)
+    initial = ours.init(jax.random.key(0), x, train=train)
+    jax.tree.map(np.testing.assert_array_equal, initial, flax.init(jax.random.key(0), x))
+    of_bfloat16 = layers.BatchNorm(0.01, dtype=jnp.dtype("bfloat16")).apply(initial, x, train=False)
+    assert of_bfloat16.dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1000, 1), (5, 0.01)])
 def test_moments_in_one_pass_are_those_of_float64(mean, deviation):
     """As accelerators compute them, with squares that could cancel out."""
@@ -65,6 +95,6 @@ def test_moments_in_one_pass_are_those_of_float64(mean, deviation):
     values[:, :11, :5] = mean + 30 * deviation  # where one of the pixels lies that the sums start from
     exact = values.astype(np.float64)
     variance = exact.var(axis=(1, 2), keepdims=True)
-    found = layers._moments_at_once(jnp.asarray(values))  # pyright: ignore
+    found = layers._moments_at_once(jnp.asarray(values), axes=(1, 2))  # pyright: ignore
     np.testing.assert_allclose(found[1], variance, rtol=1e-6)
     np.testing.assert_allclose(found[0], exact.mean(axis=(1, 2), keepdims=True), rtol=2e-7, atol=1e-6)

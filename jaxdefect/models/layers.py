@@ -107,69 +107,77 @@ class _Kind(NamedTuple):
 
 def feature_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, is_official: bool) -> jax.Array:
     """What `FeatureNorm` computes: x [B, H, W, C], scale and bias [C] -> [B, H, W, C]."""
-    return _normalize(x, scale, bias, _Kind((1, 2), is_official=is_official))[0]
+    return _normalize(x, scale, bias, None, _Kind((1, 2), is_official=is_official))[0]
 
 
 _Normalized = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, kind: _Kind) -> _Normalized:
+def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, near: jax.Array | None, kind: _Kind) -> _Normalized:
     """The normalised map [B, H, W, C], mean and biased variance as `_moments`; through these two goes no gradient.
 
     The gradient is written out, in two passes over the map; the derived one takes twice as long on a CPU.
     """
-    return cast(_Normalized, _normalize_by_hand(x, scale, bias, kind))
+    return cast(_Normalized, _normalize_by_hand(x, scale, bias, near, kind))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalize_by_hand(x: jax.Array, scale: jax.Array, bias: jax.Array, kind: _Kind) -> _Normalized:
-    return _normalize_forward(x, scale, bias, kind)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _normalize_by_hand(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, near: jax.Array | None, kind: _Kind
+) -> _Normalized:
+    return _normalize_forward(x, scale, bias, near, kind)[0]
 
 
-def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Distance from the mean, [B, H, W, C] float32; mean and biased variance, of length 1 along the axes."""
+def _moments(x: jax.Array, near: jax.Array | None, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Distance from the mean, [B, H, W, C] float32; mean and biased variance, of length 1 along the axes.
+
+    `near`: [C], about the mean, if it is known.
+    """
     values = x.astype(jnp.float32)
     in_turn, at_once = (functools.partial(way, axes=axes) for way in (_moments_in_turn, _moments_at_once))
-    mean, variance = lax.platform_dependent(values, cpu=in_turn, default=at_once)
+    mean, variance = lax.platform_dependent(values, near, cpu=in_turn, default=at_once)
     # Not what the variance is made of: XLA would write it out, as it is used twice, and read it again.
     return values - wait_for(variance, mean), mean, variance
 
 
-def _moments_in_turn(values: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _moments_in_turn(values: jax.Array, _: jax.Array | None, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance. A CPU computes one sum at a time anyway."""
     mean = jnp.mean(values, axis=axes, keepdims=True)
     return mean, jnp.mean(jnp.square(values - mean), axis=axes, keepdims=True)
 
 
-def _moments_at_once(values: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _moments_at_once(
+    values: jax.Array, near: jax.Array | None, *, axes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
     """The same from two sums that XLA computes in one pass over the map.
 
-    They are sums of distances from the mean of some pixels, so that the squares do not cancel out: with a mean of a
-    thousand standard deviations errors are as before, 1e-7 of the variance, and 4e-4 where all those pixels are
-    outliers (at 1408x512).
+    They are sums of distances from what is near the mean, else from that of some pixels, so that the squares do not
+    cancel out: with a mean of a thousand standard deviations errors are as before, 1e-7 of the variance, and 4e-4 where
+    all those pixels are outliers (at 1408x512).
     """
-    rows, columns = (max(side // 8, 1) for side in values.shape[1:3])
-    near = jnp.mean(values[:, ::rows, ::columns], axis=axes, keepdims=True)
+    if near is None:
+        rows, columns = (max(side // 8, 1) for side in values.shape[1:3])
+        near = jnp.mean(values[:, ::rows, ::columns], axis=axes, keepdims=True)
     distance = jnp.mean(values - near, axis=axes, keepdims=True)
     square = jnp.mean(jnp.square(values - near), axis=axes, keepdims=True)
     return near + distance, jnp.maximum(square - jnp.square(distance), 0)
 
 
-_NormResiduals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+_NormResiduals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]
 
 
 def _normalize_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, kind: _Kind
+    x: jax.Array, scale: jax.Array, bias: jax.Array, near: jax.Array | None, kind: _Kind
 ) -> tuple[_Normalized, _NormResiduals]:
-    centered, mean, variance = _moments(x, kind.axes)
+    centered, mean, variance = _moments(x, near, kind.axes)
     normalized = (centered * (kind.factor(variance, x.shape) * scale) + bias).astype(x.dtype)
-    return (normalized, mean, variance), (x, mean, variance, scale, bias)
+    return (normalized, mean, variance), (x, mean, variance, scale, bias, near)
 
 
 def _normalize_backward(
     kind: _Kind, residuals: _NormResiduals, gradients: _Normalized
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, mean, variance, scale, bias = residuals
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    x, mean, variance, scale, bias, near = residuals
     count = math.prod(x.shape[axis] for axis in kind.axes)
     gradient = gradients[0].astype(jnp.float32)
     # Not the forward pass's own difference: XLA would write that out for the variance, as it is used twice.
@@ -183,7 +191,8 @@ def _normalize_backward(
     to_x = (gradient - mean_gradient) * (factor * scale) + centered * slope
     to_scale = count * jnp.sum(correlation * factor, axis=(0, 1, 2))
     to_bias = count * jnp.sum(mean_gradient, axis=(0, 1, 2))
-    return to_x.astype(x.dtype), to_scale.astype(scale.dtype), to_bias.astype(bias.dtype)
+    to_near = None if near is None else jnp.zeros_like(near)  # it changes nothing but rounding
+    return to_x.astype(x.dtype), to_scale.astype(scale.dtype), to_bias.astype(bias.dtype), to_near
 
 
 _normalize_by_hand.defvjp(_normalize_forward, _normalize_backward)
@@ -229,7 +238,8 @@ class BatchNorm(nn.Module):
             mean, variance = (average.value for average in averages)
             factor = lax.rsqrt(variance + self.epsilon) * scale
             return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
-        normalized, *moments = _normalize(x, scale, bias, _Kind((0, 1, 2), self.epsilon))
+        # Near the running average, which devices that share the batch need not exchange.
+        normalized, *moments = _normalize(x, scale, bias, averages[0].value, _Kind((0, 1, 2), self.epsilon))
         if not self.is_initializing():
             for average, moment in zip(averages, moments, strict=True):
                 average.value = self.momentum * average.value + (1 - self.momentum) * moment.reshape(shape)

@@ -95,6 +95,7 @@ def test_moments_in_one_pass_are_those_of_float64(mean, deviation):
     values[:, :11, :5] = mean + 30 * deviation  # where one of the pixels lies that the sums start from
     exact = values.astype(np.float64)
     variance = exact.var(axis=(1, 2), keepdims=True)
-    found = layers._moments_at_once(jnp.asarray(values), axes=(1, 2))  # pyright: ignore
-    np.testing.assert_allclose(found[1], variance, rtol=1e-6)
-    np.testing.assert_allclose(found[0], exact.mean(axis=(1, 2), keepdims=True), rtol=2e-7, atol=1e-6)
+    for near in (None, jnp.full(4, mean + deviation)):
+        found = layers._moments_at_once(jnp.asarray(values), near, axes=(1, 2))  # pyright: ignore
+        np.testing.assert_allclose(found[1], variance, rtol=1e-6)
+        np.testing.assert_allclose(found[0], exact.mean(axis=(1, 2), keepdims=True), rtol=2e-7, atol=1e-6)

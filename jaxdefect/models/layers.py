@@ -83,16 +83,6 @@ def score_logit(probability: jax.Array, kind: Literal["mean", "max"], *, logit: 
     return lax.stop_gradient(jnp.log(score) - jnp.log1p(-score))
 
 
-def _norm_factor(variance: jax.Array, *, count: int, epsilon: float, is_official: bool) -> jax.Array:
-    """What the distance from the mean is multiplied with, of the biased variance of `count` values: same shape."""
-    if not is_official:
-        return lax.rsqrt(variance + epsilon)
-    variance = variance * (count / max(count - 1, 1))
-    # The square root's slope at 0 is infinite; a constant channel must have gradient 0, not NaN.
-    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
-    return lax.rsqrt(deviation + epsilon)
-
-
 class _Kind(NamedTuple):
     """Which norm: over which axes of [B, H, W, C], with which epsilon; whether of the root of the unbiased variance."""
 
@@ -100,9 +90,18 @@ class _Kind(NamedTuple):
     epsilon: float = NORM_EPSILON
     is_official: bool = False
 
-    def factor(self, variance: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        count = math.prod(shape[axis] for axis in self.axes)
-        return _norm_factor(variance, count=count, epsilon=self.epsilon, is_official=self.is_official)
+    def count(self, shape: tuple[int, ...]) -> int:
+        """How many values of a map [B, H, W, C] have a mean in common."""
+        return math.prod(shape[axis] for axis in self.axes)
+
+    def factor(self, variance: jax.Array, count: int) -> jax.Array:
+        """What the distance from the mean is multiplied with, of the biased variance of `count` values: same shape."""
+        if not self.is_official:
+            return lax.rsqrt(variance + self.epsilon)
+        variance = variance * (count / max(count - 1, 1))
+        # The square root's slope at 0 is infinite; a constant channel must have gradient 0, not NaN.
+        deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+        return lax.rsqrt(deviation + self.epsilon)
 
 
 def feature_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, is_official: bool) -> jax.Array:
@@ -170,7 +169,7 @@ def _normalize_forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, near: jax.Array | None, kind: _Kind
 ) -> tuple[_Normalized, _NormResiduals]:
     centered, mean, variance = _moments(x, near, kind.axes)
-    normalized = (centered * (kind.factor(variance, x.shape) * scale) + bias).astype(x.dtype)
+    normalized = (centered * (kind.factor(variance, kind.count(x.shape)) * scale) + bias).astype(x.dtype)
     return (normalized, mean, variance), (x, mean, variance, scale, bias, near)
 
 
@@ -178,7 +177,7 @@ def _normalize_backward(
     kind: _Kind, residuals: _NormResiduals, gradients: _Normalized
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     x, mean, variance, scale, bias, near = residuals
-    count = math.prod(x.shape[axis] for axis in kind.axes)
+    count = kind.count(x.shape)
     gradient = gradients[0].astype(jnp.float32)
     # Not the forward pass's own difference: XLA would write that out for the variance, as it is used twice.
     centered = x.astype(jnp.float32) - wait_for(gradient, mean)
@@ -186,7 +185,7 @@ def _normalize_backward(
     # Not of `centered`: XLA would keep that from the forward pass on beside x, a third of a training step's memory.
     product = jnp.mean(gradient * x.astype(jnp.float32), axis=kind.axes, keepdims=True)
     correlation = product - mean * mean_gradient
-    factor, pull_back = jax.vjp(functools.partial(kind.factor, shape=x.shape), variance)
+    factor, pull_back = jax.vjp(functools.partial(kind.factor, count=count), variance)
     (slope,) = pull_back(2.0 * scale * correlation)  # a pixel moves the variance by 2 / count of its distance
     to_x = (gradient - mean_gradient) * (factor * scale) + centered * slope
     to_scale = count * jnp.sum(correlation * factor, axis=(0, 1, 2))

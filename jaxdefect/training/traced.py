@@ -55,37 +55,38 @@ def keep(step: AnyStep, about: Sequence[Any], *, first: tuple[TrainState, Sequen
         return step
     programs: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
 
-    def program(state: TrainState, inputs: Sequence[Any]) -> Callable[..., Any]:
-        shapes = tuple(map(np.shape, jax.tree.leaves(inputs)))
-        if shapes not in programs:
-            programs[shapes] = _program(step, state, inputs, _path(state, inputs, about, Path(folder)))
-        return programs[shapes]
+    def program(structure: Any, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        of_inputs = tuple(map(np.shape, jax.tree.leaves(arguments[1:])))
+        if of_inputs not in programs:
+            shapes = jax.tree.map(_shape_of, arguments)
+            programs[of_inputs] = _program(step, structure, shapes, _path(structure, shapes, about, Path(folder)))
+        return programs[of_inputs]
 
     def run(state: TrainState, *inputs: Any) -> tuple[TrainState, Metrics]:
         if reader is not None:
             reader.join()
-        leaves, metrics = program(state, inputs)(jax.tree.leaves(state), *inputs)
-        return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
+        leaves, structure = jax.tree.flatten(state)
+        leaves, metrics = program(structure, (leaves, *inputs))(leaves, *inputs)
+        return jax.tree.unflatten(structure, leaves), metrics
 
     reader = None
-    if first and _path(*first, about, Path(folder)).exists():
-        reader = threading.Thread(target=program, args=first)
-        reader.start()
+    if first is not None:
+        leaves, structure = jax.tree.flatten(first[0])
+        shapes = jax.tree.map(_shape_of, (leaves, *first[1]))
+        if _path(structure, shapes, about, Path(folder)).exists():
+            reader = threading.Thread(target=program, args=(structure, shapes))
+            reader.start()
     return cast(AnyStep, run)
 
 
-def _path(state: TrainState, inputs: Sequence[Any], about: Sequence[Any], folder: Path) -> Path:
-    """The file of the step for arguments of such shapes."""
-    leaves, structure = jax.tree.flatten(state)
-    shapes = jax.tree.map(_shape_of, (leaves, *inputs))
+def _path(structure: Any, shapes: Any, about: Sequence[Any], folder: Path) -> Path:
+    """The file of the step for such arguments."""
     everything = (_AT_IMPORT, jax.config.values, jax.export.default_export_platform(), str(structure), shapes, *about)
     return folder / f"step-{hashlib.sha256(repr(everything).encode()).hexdigest()}"
 
 
-def _program(step: Callable[..., Any], state: TrainState, inputs: Sequence[Any], path: Path) -> Callable[..., Any]:
+def _program(step: Callable[..., Any], structure: Any, shapes: Any, path: Path) -> Callable[..., Any]:
     """The step, compiled, as a function of the state's leaves and its inputs: from the file if it can be."""
-    leaves, structure = jax.tree.flatten(state)
-    shapes = jax.tree.map(_shape_of, (leaves, *inputs))
 
     def flat(leaves: list[jax.Array], *inputs: Any) -> tuple[list[jax.Array], Metrics]:
         state, metrics = step(jax.tree.unflatten(structure, leaves), *inputs)

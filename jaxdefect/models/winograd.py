@@ -26,8 +26,10 @@ _MANY_CHANNELS = 32  # of the image
 _PRODUCTS_PER_VALUE = 96  # with fewer, of the convolution itself, for each value of image and result
 _LEAST_PRODUCTS = 10**8  # and altogether
 _MOST_PADDING = 1.3  # times the places that the maps have
-# XLA's own convolutions lose more by narrow vectors: in the forward pass more channels and more padding pay there.
+# XLA's own convolutions lose more by narrow vectors: in the forward pass more channels and more padding pay there. By
+# wide vectors those of 3x3 are as fast as matrix products, so that only what saves many products pays.
 _NARROW_CHANNELS, _NARROW_PADDING = 1.75, 1.15  # times as many
+_WIDE_PRODUCTS_PER_VALUE = 400
 
 
 _Carry = tuple[jax.Array, list[jax.Array], list[jax.Array]]  # result, sums of products, what they were made of
@@ -49,7 +51,21 @@ def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation:
     per_value = products / (places * (channels + features))
     has_work = channels >= _MANY_CHANNELS or (per_value >= _PRODUCTS_PER_VALUE and products >= _LEAST_PRODUCTS)
     is_known = side in (3, 5) and channels + features <= most_channels
+    if is_forward and side == 3 and per_value < _WIDE_PRODUCTS_PER_VALUE and processor.has_wide_vectors():
+        has_work = has_work and not _is_shared(width, features, side**2 * channels)
     return is_known and is_large and has_work and padded <= most_padding * places
+
+
+def _is_shared(width: int, features: int, products: int) -> bool:
+    """Whether XLA computes a convolution on several cores: it cuts rows of the result into parts, and nothing else.
+
+    A part is doubled until it is work enough. `products` are those of one value; the constants are YNNPACK's, by
+    which XLA's CPU backend convolves (JAX 0.10), and were confirmed by the processor's time of 13 layers.
+    """
+    part, least = 16, min(width, 64) * min(features, 64)
+    while part < width and (part * features < least or (part + features) * min(products, 1024) < 2**16):
+        part *= 2
+    return part < width
 
 
 def _num_tiles(size: int, dilation: int) -> int:

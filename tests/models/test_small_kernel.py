@@ -83,6 +83,26 @@ def test_narrow_vectors_take_many_features_forward_only(is_narrow, monkeypatch):
     assert not layer()
 
 
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_wide_vectors_leave_3x3_kernels_to_xla_where_it_uses_all_cores(is_wide, monkeypatch):
+    """As measured by the time of both cores: rows of 256 with 32 -> 64 channels, or of 64 with 64, are one's alone."""
+    monkeypatch.setattr(winograd.processor, "has_wide_vectors", lambda: is_wide)
+    monkeypatch.setattr(winograd.processor, "has_narrow_vectors", lambda: False)
+    shared = [((1, 1408, 512, 32), 32), ((1, 256, 704, 32), 32), ((1, 704, 256, 64), 64), ((1, 352, 128, 64), 64)]
+    alone = [((1, 704, 256, 32), 64), ((1, 176, 64, 64), 64)]
+    many_products = [((4, 64, 64, 64), 512)]  # which Winograd's filtering saves, on all cores
+
+    def is_ours(shape: tuple[int, ...], features: int, **options: int) -> bool:
+        return winograd.is_worthwhile(
+            shape, features=features, dilation=1, **{"side": 3, "is_forward": True, **options}
+        )
+
+    assert [is_ours(*layer) for layer in shared] == [not is_wide] * 4
+    assert all(is_ours(*layer) for layer in alone + many_products)
+    assert all(is_ours(*layer, side=5) for layer in shared)
+    assert all(is_ours(*layer, is_forward=False) for layer in shared)
+
+
 @pytest.mark.parametrize("point_bytes", [1, 4_200, 11_200, 280_000])
 def test_winograd_in_strips_of_rows_and_images(point_bytes, monkeypatch):
     """One row of tiles at a time, two rows, one image, all at once; 27 and 10 are no multiples of 8."""

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxdefect import processor
-from jaxdefect.models.xla import wait_for
+from jaxdefect.models.xla import uses_all_cores, wait_for
 
 _TILE = 4  # places of the image along each axis that are taken together
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # where polynomials are evaluated; infinity is one more
@@ -52,20 +52,8 @@ def is_worthwhile(shape: tuple[int, ...], *, side: int, features: int, dilation:
     has_work = channels >= _MANY_CHANNELS or (per_value >= _PRODUCTS_PER_VALUE and products >= _LEAST_PRODUCTS)
     is_known = side in (3, 5) and channels + features <= most_channels
     if is_forward and side == 3 and per_value < _WIDE_PRODUCTS_PER_VALUE and processor.has_wide_vectors():
-        has_work = has_work and not _is_shared(width, features, side**2 * channels)
+        has_work = has_work and not uses_all_cores(width, features, side**2 * channels)
     return is_known and is_large and has_work and padded <= most_padding * places
-
-
-def _is_shared(width: int, features: int, products: int) -> bool:
-    """Whether XLA computes a convolution on several cores: it cuts rows of the result into parts, and nothing else.
-
-    A part is doubled until it is work enough. `products` are those of one value; the constants are YNNPACK's, by
-    which XLA's CPU backend convolves (JAX 0.10), and were confirmed by the processor's time of 13 layers.
-    """
-    part, least = 16, min(width, 64) * min(features, 64)
-    while part < width and (part * features < least or (part + features) * min(products, 1024) < 2**16):
-        part *= 2
-    return part < width
 
 
 def _num_tiles(size: int, dilation: int) -> int:

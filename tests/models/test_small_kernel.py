@@ -92,10 +92,8 @@ def test_wide_vectors_leave_3x3_kernels_to_xla_where_it_uses_all_cores(is_wide, 
     alone = [((1, 704, 256, 32), 64), ((1, 176, 64, 64), 64)]
     many_products = [((4, 64, 64, 64), 512)]  # which Winograd's filtering saves, on all cores
 
-    def is_ours(shape: tuple[int, ...], features: int, **options: int) -> bool:
-        return winograd.is_worthwhile(
-            shape, features=features, dilation=1, **{"side": 3, "is_forward": True, **options}
-        )
+    def is_ours(shape: tuple[int, ...], features: int, *, side: int = 3, is_forward: bool = True) -> bool:
+        return winograd.is_worthwhile(shape, side=side, features=features, dilation=1, is_forward=is_forward)
 
     assert [is_ours(*layer) for layer in shared] == [not is_wide] * 4
     assert all(is_ours(*layer) for layer in alone + many_products)

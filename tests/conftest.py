@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling dominates tests on small images
-# Every program in one piece and, up to JAX 0.11.0, XLA's older way to write loops: a training step compiles in less than
-# half the time. XLA ends a process that asks for a flag which it does not know.
+# Every program in one piece and, up to JAX 0.11.0, XLA's older way to write loops: a training step compiles in less
+# than half the time. XLA ends a process that asks for a flag which it does not know.
 _HAS_OLDER_LOOPS = tuple(int(part) for part in version("jaxlib").split(".")[:3]) < (0, 11, 1)
 os.environ["XLA_FLAGS"] = " ".join(
     (
@@ -32,8 +34,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAXDEFECT_TRACED_DIR", str(Path(os.environ["JAX_COMPILATION_CACHE_DIR"], "traced")))
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-
-import pytest
 
 # Tracing makes very many objects, and JAX keeps what it traced: looking through all of that each time takes a tenth.
 gc.set_threshold(50_000, 20, 100)

@@ -105,7 +105,10 @@ def _compare_with_row_ends(
 
 
 def _contrast(
-    lowest: np.ndarray, highest: np.ndarray, good_lowest: np.ndarray | np.float32, good_highest: np.ndarray | np.float32
+    lowest: np.ndarray,
+    highest: np.ndarray,
+    good_lowest: np.ndarray | np.floating,
+    good_highest: np.ndarray | np.floating,
 ) -> np.ndarray:
     """d0 + d1 of cells against good cells."""
     smaller = np.minimum(np.abs(lowest - good_lowest), np.abs(highest - good_highest))

@@ -35,7 +35,7 @@ class Options(NamedTuple):
 
     norm: Norm = "batch"
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
 
 class SeparableConv(nn.Module):
@@ -166,7 +166,7 @@ class DeepLabSegmentation(nn.Module):
 
     norm: Norm = "batch"
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:

@@ -115,7 +115,7 @@ class ConvBatchNorm(nn.Module):
     is_depthwise: bool = False
     activation: Callable[[jax.Array], jax.Array] | None = nn.relu
     kernel_init: nn.initializers.Initializer = KERNEL_INIT
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array | None, *, train: bool, doubled: jax.Array | None = None) -> jax.Array:

@@ -224,7 +224,7 @@ class BatchNorm(nn.Module):
 
     epsilon: float = NORM_EPSILON
     momentum: float = 0.99
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -273,7 +273,7 @@ class SqueezeExcitation(nn.Module):
     """Channel attention (Hu 2018): x * sigmoid(W2 relu(W1 mean(x))), both layers with bias."""
 
     reduction: int = 16
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -292,7 +292,7 @@ class Conv(nn.Module):
     kernel: int
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -311,7 +311,7 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     norm: Norm = "feature"
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     is_logit: bool = False
 
     @nn.compact

@@ -40,7 +40,7 @@ class UpConvolution(nn.Module):
     features: int
     norm: Norm | None
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -60,7 +60,7 @@ class UNetSegmentation(nn.Module):
     resolution: Literal["full", "eighth"] = "eighth"
     norm: Norm = "batch"
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:

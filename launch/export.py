@@ -56,7 +56,8 @@ def main(_: Sequence[str]) -> int:
     if not result.graphs:
         print(
             f"error: the exported network differs from the original by more than {checking.TOLERANCE:g}; "
-            "nothing was written",
+            "nothing was written. Feature norm magnifies rounding in deep networks and on small images: train with "
+            "--config.model.norm=batch (docs/export.md says which differ)",
             file=sys.stderr,
         )
         return 1

@@ -56,8 +56,8 @@ def main(_: Sequence[str]) -> int:
     if not result.graphs:
         print(
             f"error: the exported network differs from the original by more than {checking.TOLERANCE:g}; "
-            "nothing was written. Feature norm magnifies rounding in deep networks and on small images: train with "
-            "--config.model.norm=batch (docs/export.md says which differ)",
+            "nothing was written. If it has feature norm, which magnifies rounding, train it with "
+            "--config.model.norm=batch and batches of several images (docs/export.md)",
             file=sys.stderr,
         )
         return 1

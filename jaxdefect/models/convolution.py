@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdefect.models import large_kernel
+from jaxdefect.models import large_kernel, winograd
 from jaxdefect.models.few_channels import convolve_few, has_few_channels
 from jaxdefect.models.pointwise import convolve_pointwise
 from jaxdefect.models.small_kernel import convolve_small, has_winograd
@@ -53,6 +53,18 @@ def convolve(
     else:
         return directly(image, kernel)
     return lax.platform_dependent(image, kernel, cpu=on_cpu, default=directly)
+
+
+def convolve_then(image: jax.Array, kernel: jax.Array, then: winograd.Then) -> jax.Array:
+    """`then` of `convolve`, for what takes each pixel by itself, in inference.
+
+    Where a CPU convolves strip by strip, what follows is done while the strip is in its caches, and the map of many
+    features is never written: [B, H, W, I], [k, k, I, O] and [..., O] -> [..., P] give [B, H, W, P].
+    """
+    if len(kernel) not in (3, 5) or not has_winograd(image, kernel, dilation=1):
+        return then(convolve(image, kernel))
+    on_cpu = functools.partial(winograd.convolve, dilation=1, then=then)
+    return lax.platform_dependent(image, kernel, cpu=on_cpu, default=lambda *arrays: then(convolve(*arrays)))
 
 
 def convolve_by_one_product(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, cast
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.models import large_kernel
-from jaxdefect.models.convolution import convolve
+from jaxdefect.models.convolution import convolve, convolve_then
 from jaxdefect.models.xla import wait_for
 
 Norm = Literal["feature", "feature_official", "batch"]
@@ -286,7 +287,11 @@ class SqueezeExcitation(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution of an odd kernel: [B, H, W, I] -> [B, H, W, features]; parameters as `nn.Conv`."""
+    """Convolution of an odd kernel: [B, H, W, I] -> [B, H, W, features]; parameters as `nn.Conv`.
+
+    In inference `then` may be what takes each pixel of the result by itself, [..., features] -> [..., any number]; it
+    is called where Flax cannot be, so that what it needs of `weights` must have been asked for before.
+    """
 
     features: int
     kernel: int
@@ -294,13 +299,20 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_normal()
     dtype: jax.typing.DTypeLike = jnp.float32
 
+    def __call__(self, x: jax.Array, *, then: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+        kernel, bias = self.weights(x.shape[-1])
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+
+        def biased(x: jax.Array) -> jax.Array:
+            return x if bias is None else add_bias(x, bias)
+
+        return biased(convolve(x, kernel)) if then is None else convolve_then(x, kernel, lambda x: then(biased(x)))
+
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features))
-        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
-        if self.use_bias:
-            x = add_bias(x, self.param("bias", nn.initializers.zeros, (self.features,)))
-        return x
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel [k, k, channels, features] and bias [features], float32."""
+        kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, channels, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
 
 
 class ConvNorm(nn.Module):

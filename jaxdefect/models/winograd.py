@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ _NARROW_CHANNELS, _NARROW_PADDING = 1.75, 1.15  # times as many
 _WIDE_PRODUCTS_PER_VALUE = 400
 
 
+Then = Callable[[jax.Array], jax.Array]
 _Carry = tuple[jax.Array, list[jax.Array], list[jax.Array]]  # result, sums of products, what they were made of
 
 
@@ -60,12 +62,13 @@ def _num_tiles(size: int, dilation: int) -> int:
     return -(-size // (_TILE * dilation))
 
 
-def convolve(image: jax.Array, kernel: jax.Array, *, dilation: int) -> jax.Array:
+def convolve(image: jax.Array, kernel: jax.Array, *, dilation: int, then: Then | None = None) -> jax.Array:
     """Stride-1 SAME convolution: [B, H, W, I], kernel [k, k, I, O], k 3 or 5 -> [B, H, W, O] float32 (or float64).
 
     A tile of 4x4 places and all k x k taps take (k + 3)^2 products instead of 16 k^2. Relative error about 1e-5.
+    `then` takes the result, [..., O] -> [..., any number], strip by strip; of each place by itself.
     """
-    result, _, last = _by_strips(image, kernel, None, dilation=dilation)
+    result, _, last = _by_strips(image, kernel, None, dilation=dilation, then=then)
     # One element waits for all: it is written in place, where a whole array that waits would be written anew.
     first = (slice(0, 1),) * result.ndim
     return lax.dynamic_update_slice(result, wait_for(last, result[first]), (0,) * result.ndim)
@@ -97,7 +100,7 @@ def gradients(
 
 
 def _by_strips(
-    image: jax.Array, kernel: jax.Array, partner: jax.Array | None, *, dilation: int
+    image: jax.Array, kernel: jax.Array, partner: jax.Array | None, *, dilation: int, then: Then | None = None
 ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """Convolves, and adds up the products of a partner's tiles with what the taps see from them.
 
@@ -109,14 +112,17 @@ def _by_strips(
       kernel: [k, k, I, O].
       partner: [B, H, W, O], or None.
       dilation: of the kernel.
+      then: of a strip of the result; None: nothing.
 
     Returns:
-      [B, H, W, O]; for every point of the columns [points of the rows, O, I] (none without a partner); and a number
-      that has to be used, if only by `wait_for`, or XLA does the products one after the other.
+      [B, H, W, O], or what `then` makes of it; for every point of the columns [points of the rows, O, I] (none without
+      a partner); and a number that has to be used, if only by `wait_for`, or XLA does the products one after the other.
     """
     dtype = jnp.promote_types(image.dtype, jnp.float32)
     (batch, height, width, channels), (side, *_, features) = image.shape, kernel.shape
     taps, tile, window = _transforms(side)
+    finish = then or (lambda strip: strip)
+    num_results = jax.eval_shape(finish, jax.ShapeDtypeStruct((1, 1, features), dtype)).shape[-1]
     num_together = 1 if len(taps) * (1 if partner is None else 2) >= _ENOUGH_PRODUCTS else 2
     cut = _cut(image.shape, features, dilation, itemsize=dtype.itemsize, in_pairs=num_together == 2)
     num_together = math.gcd(num_together, cut.num_strips)  # one, where their number is odd
@@ -143,7 +149,8 @@ def _by_strips(
                 products = [total + lax.dot_general(*pair, contract_tiles) for total, *pair in pairs]
             values = [jnp.matmul(seen, factors) for seen, factors in zip(windows, at_points, strict=True)]
             shape = (len(taps), cut.num_images, cut.num_rows, dilation, cut.columns, dilation, features)
-            strips.append(_from_points([value.reshape(shape) for value in values], tile).reshape(result.shape[1:]))
+            strip = _from_points([value.reshape(shape) for value in values], tile)
+            strips.append(finish(strip.reshape(*result.shape[1:-1], features)))
         result = lax.dynamic_update_slice_in_dim(result, jnp.stack(strips), index * num_together, 0)
         return result, products, jax.tree.leaves(held)
 
@@ -154,7 +161,7 @@ def _by_strips(
     # The result's memory is filled while the map is padded; a large one's only then, when what the map is made of is
     # free: 5 of 325 ms for 70 of 274 MiB, in the steel detector's inference at 1408x512. (XLA makes a single element
     # without the padded map, but not the maximum of several on either side of its edge.)
-    num_values = batch * (height + missing[0]) * (width + missing[1]) * features
+    num_values = batch * (height + missing[0]) * (width + missing[1]) * num_results
     is_large = num_values * dtype.itemsize >= _LARGE_BYTES
     edge = maps[0][0][0, : reach + 1, reach, 0]
     zero = wait_for(jnp.max(edge) if is_large else image, jnp.zeros((), dtype))
@@ -162,11 +169,11 @@ def _by_strips(
     shapes = [(len(taps), tiles, one.shape[-1]) for one, _ in maps for _ in taps] * num_together
     held = [jnp.full(shape, zero + i) for i, shape in enumerate(shapes)]
     products = [jnp.full((len(taps), features, channels), zero) for _ in taps] if partner is not None else []
-    strip = cut.num_images * cut.num_rows * _TILE * dilation, width + missing[1], features
+    strip = cut.num_images * cut.num_rows * _TILE * dilation, width + missing[1], num_results
     result = jnp.full((cut.num_strips, *strip), zero)
     result, products, held = lax.fori_loop(0, cut.num_strips // num_together, add_strips, (result, products, held))
     last = functools.reduce(jnp.maximum, [array.ravel()[0] for array in held])
-    result = result.reshape(batch, height + missing[0], width + missing[1], features)[:, :height, :width]
+    result = result.reshape(batch, height + missing[0], width + missing[1], num_results)[:, :height, :width]
     return result, products, last
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdefect.models import winograd
-from jaxdefect.models.convolution import convolve
+from jaxdefect.models.convolution import convolve, convolve_then
 from jaxdefect.models.xla import convolve_directly, dilated_kernel_gradient
 
 
@@ -43,6 +43,33 @@ def test_gradients_match_a_loop(height, width, features, has_loop, side, dilatio
     np.testing.assert_allclose(gradient_kernel, expected, atol=2e-5 * np.abs(expected).max())
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     np.testing.assert_allclose(gradient_x, reference.convolve(cotangent, flipped, dilation), atol=1e-3)
+
+
+@pytest.mark.parametrize(("height", "has_loop"), [(38, True), (8, False)])
+def test_what_follows_strip_by_strip_gives_what_it_gives_of_the_whole_map(height, has_loop):
+    """A map of many features that is added up at once is never there; 38 and 30 are no multiples of a tile."""
+    rng = np.random.default_rng(0)
+    x, kernel, weights = rng.normal(size=(2, height, 30, 35)), rng.normal(size=(3, 3, 35, 80)), rng.normal(size=(80, 3))
+    arrays = [array.astype(np.float32) for array in (x, kernel, weights)]
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, weights: jax.Array) -> jax.Array:
+        return convolve_then(x, kernel, lambda x: jax.numpy.matmul(jax.nn.relu(x), weights))
+
+    program = run.lower(*arrays).as_text()
+    assert (f"tensor<2x{height}x30x80xf32>" in program) == (not has_loop)
+    expected = np.maximum(reference.convolve(x, kernel), 0) @ weights
+    np.testing.assert_allclose(run(*arrays), expected, atol=1e-4 * np.abs(expected).max())
+
+    def gradients(arrays: list[np.ndarray], is_whole: bool) -> tuple[jax.Array, ...]:
+        def loss(x: jax.Array, kernel: jax.Array, weights: jax.Array) -> jax.Array:
+            whole = jax.numpy.matmul(jax.nn.relu(convolve_directly(x, kernel)), weights)
+            return (whole if is_whole else run(x, kernel, weights)).sum()
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+
+    for ours, wanted in zip(gradients(arrays, False), gradients(arrays, True), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(("side", "dilation", "channels"), [(3, 2, 5), (5, 7, 5), (3, 2, 1)])

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from jaxdefect.data.images import IMAGE_SUFFIXES, SYSTEM_FOLDERS, is_hidden
@@ -50,8 +50,8 @@ def find_images(source: str | os.PathLike, *, out: Path) -> dict[str, Path]:
     return images
 
 
-def images_below(folder: Path, *, out: Path) -> dict[str, Path]:
-    """`find_images` of a folder that may hold none yet.
+def images_below(folder: Path, *, out: Path, known: Collection[str] = frozenset()) -> dict[str, Path]:
+    """`find_images` of a folder that may hold none yet, without those of the `known` ids.
 
     Raises:
       InputError: there is no such folder, or it is the one for the results.
@@ -60,12 +60,11 @@ def images_below(folder: Path, *, out: Path) -> dict[str, Path]:
         raise InputError(f"{folder}: no such folder to watch; make it, or name the one that images are written into")
     if os.path.realpath(folder) == os.path.realpath(out):
         raise InputError(f"{folder}: holds the images and cannot take the results too; give another output folder")
-    return _by_id(_below(os.fspath(folder)), root=os.fspath(folder), out=out)
+    return _by_id(_below(os.fspath(folder), known=known), root=os.fspath(folder), out=out)
 
 
 def _by_id(paths: Iterable[str], *, root: str, out: Path) -> dict[str, Path]:
     results = tuple(os.path.realpath(out / name) + os.sep for name in (MAP_FOLDER, OVERLAY_FOLDER))
-    # Folder by folder: a watched one may hold very many files and is listed again and again.
     names = {}
     for path in sorted(paths):
         folder, name = os.path.split(path)
@@ -74,10 +73,15 @@ def _by_id(paths: Iterable[str], *, root: str, out: Path) -> dict[str, Path]:
     for folder, inside in names.items():
         if os.path.join(os.path.realpath(folder), "").startswith(results):
             continue
-        relative = Path(os.path.relpath(folder or os.curdir, root or os.curdir)).as_posix()
-        prefix = "" if relative == "." else f"{relative}/"
+        prefix = _prefix(folder, root)
         images |= {f"{prefix}{name}": os.path.join(folder, name) for name in inside}
     return {image_id: Path(path) for image_id, path in sorted(images.items())}
+
+
+def _prefix(folder: str, root: str) -> str:
+    """What the ids of a folder's images begin with."""
+    relative = Path(os.path.relpath(folder or os.curdir, root or os.curdir)).as_posix()
+    return "" if relative == "." else f"{relative}/"
 
 
 def result_path(folder: str, image_id: str, suffix: str) -> str:
@@ -93,11 +97,14 @@ def record_path(image_id: str) -> str:
     return result_path(_RECORD_FOLDER, image_id, ".json")
 
 
-def _below(root: str) -> list[str]:
+def _below(root: str, *, known: Collection[str] = frozenset()) -> list[str]:
     paths = []
     for folder, subfolders, names in os.walk(root, onerror=_refuse):
         subfolders[:] = [name for name in subfolders if not is_hidden(name)]
-        paths += [os.path.join(folder, name) for name in names if _is_image(name) and not is_hidden(name)]
+        prefix = _prefix(folder, root)
+        # First of all, as a watched folder is listed again and again and may hold very many that were judged before.
+        new = [name for name in names if f"{prefix}{name}" not in known]
+        paths += [os.path.join(folder, name) for name in new if _is_image(name) and not is_hidden(name)]
     return paths
 
 

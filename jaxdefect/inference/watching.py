@@ -60,8 +60,8 @@ class Arrivals:
 
     def look(self) -> dict[str, Path]:
         """What seems complete now, the first to be finished first."""
-        found = images_below(self._folder, out=self._out)
-        ready = [id for id, path in found.items() if id not in self._done and self._is_worth_a_try(id, path)]
+        found = images_below(self._folder, out=self._out, known=self._done)
+        ready = [id for id, path in found.items() if self._is_worth_a_try(id, path)]
         ready.sort(key=lambda id: (self._looks[id].modified_ns, id))
         return {id: found[id] for id in ready}
 

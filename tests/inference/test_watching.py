@@ -104,6 +104,10 @@ def test_the_first_finished_comes_first(folder: Path, tmp_path: Path):
         os.utime(folder / name, (modified, modified))
     arrivals.look()
     assert list(arrivals.look()) == ["b.png", "sub/c.png", "a.png"]
+    arrivals.settle(Record("sub/c.png", ""))
+    (folder / "c.png").write_bytes(b"x")  # another of that name is another image
+    arrivals.look()
+    assert list(arrivals.look()) == ["b.png", "a.png", "c.png"]
 
 
 def lines(out: Path) -> list[dict]:

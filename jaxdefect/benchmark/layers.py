@@ -48,7 +48,8 @@ def time_layers(
 
     Shapes are those of `models.apply_training` or `apply_inference`, which on a CPU turns images over or takes a part
     of a batch at a time: then the seconds are those of all parts. A layer by itself cannot be fused with its
-    neighbours, so the sum is not the network's time; and the gradient of its input is timed for every layer, which a
+    neighbours (nor be followed strip by strip, as `layers.Conv` may be in inference, by one that is left out then), so
+    the sum is not the network's time; and the gradient of its input is timed for every layer, which a
     step leaves out for the first, and where gradients are stopped (a SegDecNet's decision network).
 
     Args:
@@ -76,8 +77,11 @@ def _calls(module: nn.Module, variables: Mapping[str, Any], image: jax.Array, *,
         has_kernel = context.method_name == "__call__" and own.has_variable("params", "kernel")
         is_inside = any(path[: len(other.path)] == other.path for other in found)
         if has_kernel and not is_inside:
+            shape = output.shape
+            if settings.pop("then", None) is not None:  # not the layer's own, and full of this trace's arrays
+                shape = call(*arguments, **settings).shape
             inputs = jax.tree.map(_shape_of, (arguments, settings))
-            found.append(_Call(own.clone(parent=None), path, inputs, output.shape))
+            found.append(_Call(own.clone(parent=None), path, inputs, shape))
         return output
 
     def run(variables: Any, image: jax.Array) -> Any:

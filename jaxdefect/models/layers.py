@@ -289,8 +289,8 @@ class SqueezeExcitation(nn.Module):
 class Conv(nn.Module):
     """Convolution of an odd kernel: [B, H, W, I] -> [B, H, W, features]; parameters as `nn.Conv`.
 
-    In inference `then` may be what takes each pixel of the result by itself, [..., features] -> [..., any number]; it
-    is called where Flax cannot be, so that what it needs of `weights` must have been asked for before.
+    In inference `then` may be what takes each pixel of the result by itself, [..., features] -> [..., any number]. It
+    is called inside of JAX's loops, where no module can be: what it needs of another is that one's `function`.
     """
 
     features: int
@@ -300,19 +300,25 @@ class Conv(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, x: jax.Array, *, then: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
-        kernel, bias = self.weights(x.shape[-1])
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-
-        def biased(x: jax.Array) -> jax.Array:
-            return x if bias is None else add_bias(x, bias)
-
-        return biased(convolve(x, kernel)) if then is None else convolve_then(x, kernel, lambda x: then(biased(x)))
+        return self.function(x.shape[-1], then=then)(x)
 
     @nn.compact
-    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
-        """Kernel [k, k, channels, features] and bias [features], float32."""
+    def function(
+        self, channels: int, *, then: Callable[[jax.Array], jax.Array] | None = None
+    ) -> Callable[[jax.Array], jax.Array]:
+        """What the module does with a map of so many channels."""
         kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, channels, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+
+        def finish(x: jax.Array) -> jax.Array:
+            x = x if bias is None else add_bias(x, bias)
+            return x if then is None else then(x)
+
+        def convolved(x: jax.Array) -> jax.Array:
+            x, taps = x.astype(self.dtype), kernel.astype(self.dtype)
+            return finish(convolve(x, taps)) if then is None else convolve_then(x, taps, finish)
+
+        return convolved
 
 
 class ConvNorm(nn.Module):

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdefect.model_config import RegressionConfig, check_image_size
-from jaxdefect.models.convolution import convolve
-from jaxdefect.models.layers import BatchNorm, Conv, add_bias, score_logit
+from jaxdefect.models.layers import BatchNorm, Conv, score_logit
 from jaxdefect.models.precision import array_dtype, with_precision
 from jaxdefect.types import MAX_SEVERITY
 
@@ -128,13 +127,12 @@ class Regression(nn.Module):
         x = ResidualStage(8, 32, dtype, name="stage1")(x, train=train)
         x = ResidualStage(16, 64, dtype, name="stage2")(x, train=train)
         x = Activation(dtype, name="activation")(x, train=train)
-        kernel, bias = Conv(1, 1, name="severity").weights(512)
-
-        def judge(x: jax.Array) -> jax.Array:
-            return add_bias(convolve(nn.relu(x).astype(jnp.float32), kernel), bias)
-
-        conv3 = Conv(512, 3, dtype=dtype, name="conv3")
-        severity = judge(conv3(x)) if train else conv3(x, then=judge)
+        conv3, last = Conv(512, 3, dtype=dtype, name="conv3"), Conv(1, 1, name="severity")
+        if train:
+            severity = last(nn.relu(conv3(x)).astype(jnp.float32))
+        else:
+            finish = last.function(512)
+            severity = conv3(x, then=lambda x: finish(nn.relu(x).astype(jnp.float32)))
         probability = jnp.clip(severity[..., 0] / MAX_SEVERITY, 0.0, 1.0)
         decision = score_logit(probability, config.score)
         return {"segmentation": severity, "probability": probability, "decision": decision}

@@ -133,7 +133,8 @@ def test_layers_are_those_with_a_kernel_and_cost_what_their_shapes_say(config: C
 
 
 @pytest.mark.parametrize(
-    ("architecture", "is_training"), [("segdec", False), *((name, True) for name in models.ARCHITECTURES)]
+    ("architecture", "is_training"),
+    [("segdec", False), ("regression", False), *((name, True) for name in models.ARCHITECTURES)],
 )
 def test_layers_of_every_network_can_be_called_alone(architecture: str, is_training: bool, monkeypatch):
     """On shapes of what is timed: a tall image is transposed in training, a batch in parts in inference."""

@@ -1,10 +1,13 @@
 """XLA's own convolution, when a CPU shares it among its cores, and what keeps XLA there from computing too early."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+_PLACES_OF_A_PART = 256  # of a row
 
 Sides = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and of columns
 
@@ -100,6 +103,16 @@ def uses_all_cores(width: int, features: int, products: int) -> bool:
     while part < width and (part * features < least or (part + features) * min(products, 1024) < 2**16):
         part *= 2
     return part < width
+
+
+def busiest_share(width: int) -> float:
+    """Of a convolution with rows of `width` places, what the busiest core computes, as `uses_all_cores` has it.
+
+    It is that of 3x3 kernels of 32 channels and features, as the largest maps have.
+    """
+    parts = [min(_PLACES_OF_A_PART, width - start) for start in range(0, width, _PLACES_OF_A_PART)]
+    num_cores = len(os.sched_getaffinity(0))
+    return max(sum(parts[core::num_cores]) for core in range(num_cores)) / width
 
 
 def wait_for(other: jax.Array, value: jax.Array) -> jax.Array:

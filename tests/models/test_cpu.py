@@ -1,5 +1,7 @@
 """What a CPU does its own way, images transposed, a batch in parts or on two devices, gives the same."""
 
+import os
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -85,6 +87,26 @@ def test_a_batch_in_parts_gives_what_it_gives_at_once(monkeypatch):
         assert outputs.keys() == expected.keys()
         for name, values in expected.items():
             np.testing.assert_allclose(outputs[name], values, atol=1e-4 * np.abs(values).max(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_wide", "is_transposed"),
+    [((272, 64), True, True), ((272, 64), False, False), ((64, 272), True, False), ((64, 96), True, False)],
+)
+def test_inference_turns_images_over_whose_rows_fall_unevenly_on_the_cores(size, is_wide, is_transposed, monkeypatch):
+    monkeypatch.setattr(models.processor, "has_wide_vectors", lambda: is_wide)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    module = models.build(model_config.SegDecConfig(kernels="atrous", num_first_convs=1))
+    variables = models.init(module, num_channels=1, seed=0)
+    image = np.random.default_rng(0).random((2, *size, 1), np.float32)
+    expected = jax.jit(lambda *arguments: module.apply(*arguments, train=False))(variables, image)
+    run = jax.jit(lambda *arguments: models.apply_inference(module.apply, *arguments))
+    height, width = reversed(size) if is_transposed else size
+    assert f"tensor<2x{height}x{width}x32xf32>" in run.lower(variables, image).as_text()
+    outputs = run(variables, image)
+    assert outputs.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(outputs[name], values, atol=1e-3 * np.abs(values).max(), rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,10 @@ def time_layers(
     """Times all layers of a network that have a kernel of their own, in the order in which they are called.
 
     Shapes are those of `models.apply_training` or `apply_inference`, which on a CPU turns images over or takes a part
-    of a batch at a time: then the seconds are those of all parts. A layer by itself cannot be fused with its
-    neighbours (nor be followed strip by strip, as `layers.Conv` may be in inference, by one that is left out then), so
-    the sum is not the network's time; and the gradient of its input is timed for every layer, which a
-    step leaves out for the first, and where gradients are stopped (a SegDecNet's decision network).
+    of a batch at a time: then the seconds are those of all parts. A layer by itself cannot be fused with its neighbours
+    (nor be followed strip by strip, as `layers.Conv` may be in inference, by one that is left out then), so the sum is
+    not the network's time; and the gradient of its input is timed for every layer, which a step leaves out for the
+    first, and where gradients are stopped (a SegDecNet's decision network).
 
     Args:
       module: the network.

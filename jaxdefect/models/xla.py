@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_PLACES_OF_A_PART = 256  # of a row
-
 Sides = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and of columns
 
 
@@ -89,30 +87,33 @@ def dilated_kernel_gradient(image: jax.Array, kernel: jax.Array, cotangent: jax.
 
 
 def uses_all_cores(width: int, features: int, products: int) -> bool:
-    """Whether XLA's CPU backend computes a convolution on several cores: it shares the parts of a row, not the rows.
-
-    A part is doubled until it is work enough. The constants are YNNPACK's, by which XLA convolves (JAX 0.10), and were
-    confirmed by the processor's time of 13 layers.
+    """Whether XLA's CPU backend computes a convolution on several cores.
 
     Args:
       width: of the result.
       features: of the result.
       products: of one value, the kernel's taps times the channels.
     """
+    return _places_of_a_part(width, features, products) < width
+
+
+def busiest_share(width: int, features: int = 32, products: int = 9 * 32) -> float:
+    """What the busiest core has of it, by default of the 3x3 convolutions of the largest maps; as `uses_all_cores`."""
+    part, num_cores = _places_of_a_part(width, features, products), len(os.sched_getaffinity(0))
+    places = [min(part, width - start) for start in range(0, width, part)]
+    return max(sum(places[core::num_cores]) for core in range(num_cores)) / width
+
+
+def _places_of_a_part(width: int, features: int, products: int) -> int:
+    """Cores share the parts of a row, not the rows; a part is doubled until it is work enough, and may be a whole row.
+
+    The constants are YNNPACK's, by which XLA convolves (JAX 0.10), and were confirmed by the processor's time of 13
+    layers.
+    """
     part, least = 16, min(width, 64) * min(features, 64)
     while part < width and (part * features < least or (part + features) * min(products, 1024) < 2**16):
         part *= 2
-    return part < width
-
-
-def busiest_share(width: int) -> float:
-    """Of a convolution with rows of `width` places, what the busiest core computes, as `uses_all_cores` has it.
-
-    It is that of 3x3 kernels of 32 channels and features, as the largest maps have.
-    """
-    parts = [min(_PLACES_OF_A_PART, width - start) for start in range(0, width, _PLACES_OF_A_PART)]
-    num_cores = len(os.sched_getaffinity(0))
-    return max(sum(parts[core::num_cores]) for core in range(num_cores)) / width
+    return part
 
 
 def wait_for(other: jax.Array, value: jax.Array) -> jax.Array:

@@ -50,7 +50,7 @@ def find_images(source: str | os.PathLike, *, out: Path) -> dict[str, Path]:
     return images
 
 
-def images_below(folder: Path, *, out: Path, known: Collection[str] = frozenset()) -> dict[str, Path]:
+def images_below(folder: Path, *, out: Path, known: Collection[str]) -> dict[str, Path]:
     """`find_images` of a folder that may hold none yet, without those of the `known` ids.
 
     Raises:

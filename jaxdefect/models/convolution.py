@@ -61,10 +61,14 @@ def convolve_then(image: jax.Array, kernel: jax.Array, then: winograd.Then) -> j
     Where a CPU convolves strip by strip, what follows is done while the strip is in its caches, and the map of many
     features is never written: [B, H, W, I], [k, k, I, O] and [..., O] -> [..., P] give [B, H, W, P].
     """
-    if len(kernel) not in (3, 5) or not has_winograd(image, kernel, dilation=1):
+
+    def otherwise(image: jax.Array, kernel: jax.Array) -> jax.Array:
         return then(convolve(image, kernel))
+
+    if not has_winograd(image, kernel, dilation=1):
+        return otherwise(image, kernel)
     on_cpu = functools.partial(winograd.convolve, dilation=1, then=then)
-    return lax.platform_dependent(image, kernel, cpu=on_cpu, default=lambda *arrays: then(convolve(*arrays)))
+    return lax.platform_dependent(image, kernel, cpu=on_cpu, default=otherwise)
 
 
 def convolve_by_one_product(image: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> jax.Array:

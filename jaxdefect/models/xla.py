@@ -97,9 +97,9 @@ def uses_all_cores(width: int, features: int, products: int) -> bool:
     return _places_of_a_part(width, features, products) < width
 
 
-def busiest_share(width: int, features: int = 32, products: int = 9 * 32) -> float:
-    """What the busiest core has of it, by default of the 3x3 convolutions of the largest maps; as `uses_all_cores`."""
-    part, num_cores = _places_of_a_part(width, features, products), len(os.sched_getaffinity(0))
+def busiest_share(width: int) -> float:
+    """What the busiest core has of the 3x3 convolutions of the largest maps, with 32 channels; as `uses_all_cores`."""
+    part, num_cores = _places_of_a_part(width, features=32, products=9 * 32), len(os.sched_getaffinity(0))
     places = [min(part, width - start) for start in range(0, width, part)]
     return max(sum(places[core::num_cores]) for core in range(num_cores)) / width
 

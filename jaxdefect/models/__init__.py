@@ -160,13 +160,10 @@ def inference_variables(
       image_size: height and width of the images to come.
       large_kernel: "fft" keeps spectra (94 to 580 MB for SegDecNet's 15x15, by the image's size). "direct" keeps none:
         every call computes what it needs from the kernel, on a CPU as `large_kernel.convolve_on_cpu` chooses. "auto"
-        keeps them on CPUs, but for bfloat16, where an image is large enough to be worth reading them.
+        keeps them on CPUs, where an image is large enough to be worth reading them.
     """
     is_wanted = large_kernel == "fft" or (
-        large_kernel == "auto"
-        and jax.default_backend() == "cpu"
-        and config.dtype != "bfloat16"
-        and image_size[0] * image_size[1] >= _MANY_PIXELS
+        large_kernel == "auto" and jax.default_backend() == "cpu" and image_size[0] * image_size[1] >= _MANY_PIXELS
     )
     height, width = (max(side // _STRIDE, 1) for side in image_size)
     if not is_wanted:

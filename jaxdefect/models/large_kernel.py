@@ -34,9 +34,9 @@ def convolve_on_cpu(image: jax.Array, kernel: jax.Array) -> jax.Array:
     side, (batch, height, width, _) = kernel.shape[0], image.shape
     batch = batch if isinstance(batch, int) else 1  # an export's may be a symbol
     tile, cost = _best_tile(height, width, batch=batch, side=side, per_frequency=_TRANSFORMING)
-    if image.dtype != jnp.float32 or _ROWS * side**2 * batch * height * width < cost:
+    if image.dtype == jnp.float64 or _ROWS * side**2 * batch * height * width < cost:
         return convolve_by_rows(image, kernel)
-    return convolve_by_spectrum(image, spectrum(kernel, tile=tile), side=side)
+    return convolve_by_spectrum(image, spectrum(kernel.astype(jnp.float32), tile=tile), side=side)
 
 
 def _best_tile(height: int, width: int, *, batch: int, side: int, per_frequency: float) -> tuple[int, float]:

@@ -27,10 +27,9 @@ def convolve_small(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Ar
 
 
 def has_winograd(image: jax.Array, kernel: jax.Array, *, dilation: int) -> bool:
-    """Whether `winograd` convolves faster on a CPU: float32 only, and no export's symbol for a batch."""
-    is_known = image.dtype == jnp.float32 and isinstance(image.shape[0], int)
+    """Whether `winograd` convolves faster on a CPU; not for an export's symbol for a batch."""
     side, *_, features = kernel.shape
-    return is_known and winograd.is_worthwhile(
+    return isinstance(image.shape[0], int) and winograd.is_worthwhile(
         image.shape, side=side, features=features, dilation=dilation, is_forward=True
     )
 

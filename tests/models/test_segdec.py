@@ -204,16 +204,15 @@ def test_stop_gradient_keeps_the_decision_out_of_the_segmentation(stop_gradient)
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_outputs():
-    """Decisions by their root mean square: a single one of random weights moves by up to a fifth with any rounding."""
-    image = np.random.default_rng(1).uniform(0, 1, (6, 64, 128, 1)).astype(np.float32)
+    """At a size that leaves eight places for the last norm: of two it keeps the sign, which any rounding may turn."""
+    image = np.random.default_rng(1).uniform(0, 1, (2, 128, 256, 1)).astype(np.float32)
     config = SegDecConfig(kernels="atrous", attention=True, dtype="bfloat16")
     assert {leaf.dtype for leaf in reference.shapes(models.build(config)).values()} == {np.dtype("float32")}
     variables = reference.draw(models.build(config))
     exact, rounded = (jax.jit(models.build(c).apply)(variables, image) for c in (STEEL, config))
-    sizes = {"segmentation": lambda x: np.abs(x).max(), "decision": np.linalg.norm}
-    for name, size in sizes.items():
+    for name in ("segmentation", "decision"):
         assert rounded[name].dtype == jnp.float32
-        error = size(rounded[name] - exact[name]) / size(exact[name])
+        error = np.abs(rounded[name] - exact[name]).max() / np.abs(exact[name]).max()
         assert 0 < error < 0.1, name  # 0 would mean that nothing was computed in bfloat16
 
 

@@ -72,6 +72,19 @@ def test_what_follows_strip_by_strip_gives_what_it_gives_of_the_whole_map(height
         np.testing.assert_allclose(ours, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("side", [3, 5, 15])
+def test_bfloat16_is_computed_in_float32_and_rounded_once(side):
+    """By strips, and large kernels by their spectrum, as float32 is: XLA's own takes up to twice as long."""
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(jax.numpy.bfloat16) for shape in ((1, 38, 32, 35), (side, side, 35, 4)))
+    run = jax.jit(convolve)
+    program = run.lower(x, kernel).as_text()
+    assert "stablehlo.while" in program if side < 15 else "stablehlo.convolution" not in program
+    result, expected = run(x, kernel), reference.convolve(*(array.astype(np.float64) for array in (x, kernel)))
+    assert result.dtype == jax.numpy.bfloat16
+    np.testing.assert_allclose(np.asarray(result, np.float64), expected, rtol=2**-8, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(("side", "dilation", "channels"), [(3, 2, 5), (5, 7, 5), (3, 2, 1)])
 def test_an_accelerator_derives_dilated_kernels_without_dilation(side, dilation, channels):
     """From maps that are no multiples of the dilation, and with a kernel for each channel too."""

@@ -15,11 +15,12 @@ import numpy as np
 import scipy.io
 from scipy.io.matlab import MatReadError
 
-from jaxdefect.data import images, shapes
+from jaxdefect.data import area, images, shapes
 from jaxdefect.types import InputError, Mask, MaskFile, RunLengthMask, Sample, ShapeMask
 
 REDUCTION = 8  # the networks' output resolution relative to their input
 _WINDOW = 2 * REDUCTION + 1
+_HALF = 0.5 - 1e-6  # of a pixel's area: rounding must not decide where half of it is a defect
 
 
 def load_mask(sample: Sample, *, height: int, width: int) -> np.ndarray:
@@ -60,8 +61,10 @@ def _read_mask_file(file: MaskFile) -> np.ndarray:
     if file.is_soft:
         return images.read_image(file.path, num_channels=1)[..., 0]
     pixels = images.decode(file.path, flags=cv2.IMREAD_UNCHANGED)
+    # With a whole number integers are compared as they are, not converted.
+    above = math.floor(file.above) if np.issubdtype(pixels.dtype, np.integer) else file.above
     # A fourth channel is alpha.
-    is_defect = pixels > file.above if pixels.ndim == 2 else (pixels[..., :3] > file.above).any(axis=-1)
+    is_defect = pixels > above if pixels.ndim == 2 else (pixels[..., :3] > above).any(axis=-1)
     return np.asarray(is_defect).view(np.uint8)
 
 
@@ -199,26 +202,25 @@ def distance_weights(
       Božič, Tabernik, Skočaj: Mixed supervision for surface-defect detection (2021); "image" is theirs.
     """
     weights = np.ones(mask.shape, np.float32)
-    is_defect = mask > 0
-    if maximum == 0 or not is_defect.any():
+    left, top, width, height = cv2.boundingRect((mask > 0).view(np.uint8))
+    if maximum == 0 or width == 0:
         return weights
+    # The nearest pixel outside is never farther out than the ring around the defects' box.
+    box = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
+    is_defect = mask[box] > 0
     if is_defect.all():  # no edge to measure from: the whole image is middle
         return np.full(mask.shape, maximum, np.float32)
-    # The nearest pixel outside is never farther out than the ring around the defects' box.
-    left, top, width, height = cv2.boundingRect(is_defect.astype(np.uint8))
-    box = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
-    inside, weights_inside = is_defect[box], weights[box]
-    distance = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(is_defect.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[is_defect]
     # OpenCV's last bit changes from call to call; the square of a distance between pixels is a whole number.
     distance = np.sqrt(np.rint(np.square(distance, dtype=np.float64))).astype(np.float32)
-    largest = np.full(1, distance.max())
-    labels = np.zeros(distance.shape, np.int32)
+    largest = distance.max()
     if scope == "component":
-        count, components = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
-        labels = components.astype(np.int32, copy=False)
-        largest = np.zeros(count, np.float32)
-        np.maximum.at(largest, labels, distance)
-    weights_inside[inside] = maximum * (distance[inside] / largest[labels[inside]]) ** power
+        count, components = cv2.connectedComponents(is_defect.view(np.uint8), connectivity=8)
+        labels = components[is_defect].astype(np.int32, copy=False)
+        of_label = np.zeros(count, np.float32)
+        np.maximum.at(of_label, labels, distance)
+        largest = of_label[labels]
+    weights[box][is_defect] = maximum * (distance / largest) ** power
     return weights
 
 
@@ -259,29 +261,21 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if mask.shape == (height, width):
         return mask
+    result = np.zeros((height, width), mask.dtype)
     if not mask.any():
-        return np.zeros((height, width), mask.dtype)
-    if height <= mask.shape[0] and width <= mask.shape[1]:
-        covered = _shrink(mask, height, width)
+        return result
+    rows = slice(0, height)
+    if height <= mask.shape[0] and width <= mask.shape[1]:  # computed only where there are defects
+        _, top, _, count = cv2.boundingRect((mask != 0).view(np.uint8))
+        rows = slice(top * height // mask.shape[0], -(-(top + count) * height // mask.shape[0]))
+        covered = area.shrink(mask, height, width, rows=rows)
     else:
         is_smaller = height < mask.shape[0] or width < mask.shape[1]
         way = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
         covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=way)
     if mask.dtype != np.uint8:
-        return np.clip(covered, 0.0, 1.0)
-    resized = (covered >= 0.5).astype(np.uint8)
-    return resized if resized.any() else (covered > 0).astype(np.uint8)
-
-
-def _shrink(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The share of each pixel's area that is defect, [height, width] float32. Computes only near the defects."""
-    left, top, columns, rows = cv2.boundingRect((mask != 0).view(np.uint8))
-    # First along the rows that hold a defect, then along the columns that are left: as OpenCV does it, all at once.
-    strip = cv2.resize(mask[top : top + rows].astype(np.float32), (width, rows), interpolation=cv2.INTER_AREA)
-    scale = width / mask.shape[1]
-    box = np.s_[:, int(left * scale) : math.ceil((left + columns) * scale) + 1]
-    padded = np.zeros((mask.shape[0], strip[box].shape[1]), np.float32)
-    padded[top : top + rows] = strip[box]
-    covered = np.zeros((height, width), np.float32)
-    covered[box] = cv2.resize(padded, (padded.shape[1], height), interpolation=cv2.INTER_AREA)
-    return covered
+        result[rows] = np.clip(covered, 0.0, 1.0)
+    else:
+        is_defect = covered >= _HALF
+        result[rows] = is_defect if is_defect.any() else covered > 0
+    return result

@@ -140,22 +140,28 @@ def test_resized_masks_are_where_half_is_defect_and_never_lose_a_defect():
 
 
 @pytest.mark.parametrize("is_soft", [False, True])
-def test_a_mask_shrinks_near_its_defects_as_opencv_shrinks_all_of_it(is_soft: bool):
+def test_a_pixel_of_a_shrunk_mask_is_what_its_area_holds_to_the_last_half(is_soft: bool):
     rng = np.random.default_rng(0)
     for _ in range(50):
         sides = rng.integers(50, 300, 2)
-        height, width = (int(rng.integers(8, side + 1)) for side in sides)
+        size = [int(rng.integers(8, side + 1)) for side in sides]
         mask = np.zeros(sides, np.uint8)
         for top, left in rng.integers(0, sides, (2, 2)):
             mask[top : top + rng.integers(4, 60), left : left + rng.integers(4, 60)] = 1
         if is_soft:
             mask = mask * rng.random(sides, dtype=np.float32)
-        whole = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        shrunk = annotation.resize_mask(mask, height, width)
+        # A side's pixels in as many parts as it gets pixels: whole numbers, so that a half is one.
+        down, across = (
+            np.repeat(np.eye(side, dtype=np.uint8), wanted, axis=0).reshape(wanted, side, side).sum(axis=1, dtype=int)
+            for side, wanted in zip(sides, size, strict=True)
+        )
+        covered, area = down @ mask @ across.T, np.prod(sides)
+        shrunk = annotation.resize_mask(mask, *size)
         if is_soft:
-            np.testing.assert_allclose(shrunk, whole, atol=1e-6)
+            np.testing.assert_allclose(shrunk, covered / area, atol=1e-6)
         else:
-            np.testing.assert_array_equal(shrunk, whole >= 0.5 if (whole >= 0.5).any() else whole > 0)
+            half = 2 * covered >= area
+            np.testing.assert_array_equal(shrunk, half if half.any() else covered > 0)
 
 
 def soft(seed: int, shape: tuple[int, int] = (48, 64)) -> np.ndarray:

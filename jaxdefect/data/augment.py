@@ -14,6 +14,7 @@ def augment(
     The geometry (flips, rotation by 90 degrees, affine) comes first and moves image and mask alike: the image is
     interpolated linearly, as is a soft mask, while a hard one takes the nearest pixel; all are mirrored beyond the
     border, so that no artificial edge enters the image. Contrast, brightness and noise follow, on the image alone.
+    What they leave is cut to [0, 1].
 
     Args:
       image: [H, W, C] float32 in [0, 1], C at most 4.
@@ -23,13 +24,13 @@ def augment(
 
     Returns:
       The changed image, [H, W, C] float32 in [0, 1], and mask, [H, W] of the type it had. The inputs are not written
-      to; with everything off the outputs equal them.
+      to; where nothing is changed they are the outputs.
     """
-    image, mask = _flip(image, mask, config, rng)
-    image, mask = _rotate90(image, mask, config, rng)
+    flipped, mask = _flip(image, mask, config, rng)
+    image, mask = _rotate90(flipped, mask, config, rng)
     image, mask = _affine(image, mask, config, rng)
     image = _photometry(image, config, rng)
-    return np.clip(image, 0.0, 1.0), np.ascontiguousarray(mask)
+    return image if image is flipped else np.clip(image, 0.0, 1.0), np.ascontiguousarray(mask)
 
 
 def _flip(

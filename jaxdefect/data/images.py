@@ -151,7 +151,9 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def to_input(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pixels as stored, [H, W, C] uint8, uint16, or float32 in [0, 1], resized to float32; rounding may exceed 1."""
     if pixels.dtype != np.float32 and _is_fractional(pixels, height, width):
-        return area.shrink(pixels, height, width) / np.float32(np.iinfo(pixels.dtype).max)
+        resized = area.shrink(pixels, height, width)
+        resized /= np.float32(np.iinfo(pixels.dtype).max)
+        return resized
     return resize_image(to_unit_range(pixels), height, width)
 
 

@@ -20,8 +20,9 @@ from jaxdefect.data import annotation, augment, images, patches, severity
 from jaxdefect.types import Batch, InputError, Sample, Split, Targets
 
 Batches = grain.MapDataset  # of batches
-# Most of the reading is OpenCV's, which lets go of Python's lock; more than cores gain nothing on few of them.
-_NUM_THREADS = min(max(4, len(os.sched_getaffinity(0))), 16)
+# Most of the reading is OpenCV's, which lets go of Python's lock. One more than cores, for who waits for a disk: of
+# four on two cores one that has the lock often has no core, and all wait for it.
+_NUM_THREADS = min(1 + len(os.sched_getaffinity(0)), 16)
 THREADS_AHEAD = max(8, _NUM_THREADS)  # batches that are read before they are needed
 _READING = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=THREADS_AHEAD)
 
@@ -267,6 +268,8 @@ class TrainingElement:
         size = image.nbytes + mask.nbytes
         if size <= self._free_bytes:
             copy = image.copy(), mask.copy()  # not views of larger arrays
+            for array in copy:
+                array.flags.writeable = False  # what comes unchanged out of the augmentation are these
             if self._kept.setdefault(sample.id, copy) is copy:
                 self._free_bytes -= size
         return image, mask
@@ -309,7 +312,8 @@ def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     """
     image = images.read_pixels(sample.image, num_channels=config.num_channels)
     if sample.label == 0 and sample.window is None:
-        mask = np.zeros(image.shape[:2], np.uint8)  # `checks.check_samples` has read a good image's mask, it is empty
+        # `checks.check_samples` has read a good image's mask, it is empty: at the size that is wanted in the end.
+        mask = np.zeros(image.shape[:2] if config.fit == "patches" else config.image_size, np.uint8)
     else:
         mask = annotation.load_mask(sample, height=image.shape[0], width=image.shape[1])
     if sample.window is not None:
@@ -317,7 +321,8 @@ def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     if config.fit == "patches":
         return images.to_unit_range(image), mask
     height, width = config.image_size
-    return images.to_input(image, height, width), annotation.resize_mask(mask, height, width)
+    image = images.to_input(image, height, width)
+    return np.minimum(image, 1.0, out=image), annotation.resize_mask(mask, height, width)
 
 
 def make_target(
@@ -331,6 +336,9 @@ def make_target(
         raw = severity.severity(image, mask, cell_px=targets.stride)
         target = severity.scale(raw, targets.severity_scale)[..., None]
         return target, np.ones_like(target)
+    if not mask.any():  # as of most images
+        height, width = (side // targets.stride for side in mask.shape)
+        return np.zeros((height, width, 1), np.float32), np.ones((height, width, 1), np.float32)
     mask = annotation.coarsen(mask, kind=config.annotation)
     mask = annotation.dilate(mask, side_px=config.dilation_px, shape=config.dilation_shape)
     weight = annotation.distance_weights(

@@ -149,12 +149,15 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_input(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels as stored, [H, W, C] uint8, uint16, or float32 in [0, 1], resized to float32; rounding may exceed 1."""
+    """Pixels as stored, [H, W, C] uint8, uint16, or float32 in [0, 1], resized to float32 in [0, 1]."""
+    if pixels.shape[:2] == (height, width):
+        return to_unit_range(pixels)
     if pixels.dtype != np.float32 and _is_fractional(pixels, height, width):
         resized = area.shrink(pixels, height, width)
         resized /= np.float32(np.iinfo(pixels.dtype).max)
-        return resized
-    return resize_image(to_unit_range(pixels), height, width)
+    else:
+        resized = resize_image(to_unit_range(pixels), height, width)
+    return np.minimum(resized, 1.0, out=resized)  # rounding may exceed 1
 
 
 def _is_fractional(image: np.ndarray, height: int, width: int) -> bool:

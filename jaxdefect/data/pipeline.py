@@ -321,8 +321,7 @@ def load(sample: Sample, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     if config.fit == "patches":
         return images.to_unit_range(image), mask
     height, width = config.image_size
-    image = images.to_input(image, height, width)
-    return np.minimum(image, 1.0, out=image), annotation.resize_mask(mask, height, width)
+    return images.to_input(image, height, width), annotation.resize_mask(mask, height, width)
 
 
 def make_target(

@@ -139,8 +139,9 @@ def test_shrinking_by_any_factor_averages_over_the_parts_of_pixels_in_a_cell(sha
     values = rng.random(shape)
     pixels = values.astype(np.float32) if dtype is np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
     largest, unit = 1 if dtype is np.float32 else np.iinfo(dtype).max, images.to_unit_range(pixels)
+    pixels.flags.writeable = False  # as an uncompressed TIFF's are
     sizes = [(int(rng.integers(1, shape[0] + 1)), int(rng.integers(1, shape[1] + 1))) for _ in range(8)]
-    for height, width in [*sizes, (2, 3), (shape[0], 3), (shape[0] - 1, shape[1])]:
+    for height, width in [*sizes, (2, 3), (shape[0], 3), (shape[0] - 1, shape[1]), shape[:2]]:
         operands = shares(shape[0], height), unit.astype(np.float64), shares(shape[1], width)
         wanted = np.einsum("ab,bcd,ec->aed", *operands, optimize=True)
         np.testing.assert_allclose(images.resize_image(unit, height, width), wanted, atol=1e-6)

@@ -164,3 +164,15 @@ def test_what_annotators_dispute_weighs_less_but_no_thin_line_that_all_drew(stri
     np.testing.assert_array_equal(weight[:, : 28 // stride], 1.0)
     np.testing.assert_allclose(weight[: 16 // stride, 48 // stride :], 0.25)
     np.testing.assert_array_equal(weight[48 // stride :, 48 // stride :], 0.0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("stride", [1, 8])
+def test_a_good_image_has_no_defect_anywhere_and_every_pixel_counts_in_full(stride, dtype) -> None:
+    mask = np.zeros((64, 72), dtype)
+    config = DataConfig(dilation_px=7, distance_power=2.0, distance_weight_max=3.0)
+    target, weight = pipeline.make_target(mask[..., None], mask, config, Targets(stride, undisputed_power=2.0))
+    assert target.shape == weight.shape == (64 // stride, 72 // stride, 1)
+    assert target.dtype == weight.dtype == np.float32
+    assert (target == 0).all()
+    assert (weight == 1).all()
